@@ -1,0 +1,82 @@
+PYTHON ?= python3
+PROTO := .venv-proto
+BIN := .venv/bin
+WHEELS := pyproject.toml clients/python/pyproject.toml
+
+ifneq ($(shell command -v uv),)
+create = uv venv --quiet --allow-existing --python $(PYTHON) $(1)
+install = uv pip install --quiet --python $(1)/bin/python $(2)
+else
+create = $(PYTHON) -m venv $(1)
+install = $(1)/bin/pip install --quiet --disable-pip-version-check $(2)
+endif
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: .venv/.runtime ## Serve; pass options as ARGS="..."
+	@$(BIN)/headgate serve $(ARGS)
+
+.PHONY: test
+test: venv tools ## Run the tests; pass options as ARGS="..."
+	@$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+
+.PHONY: check
+check: venv $(PROTO)/.ready ## Check format, lint, types, the contract and that generated code is current
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/ruff check --quiet
+	$(BIN)/mypy
+	$(BIN)/buf lint
+	@if tag=$$(git describe --tags --abbrev=0 --match 'v*' 2>/dev/null); \
+	then echo "$(BIN)/buf breaking against $$tag"; \
+	$(BIN)/buf breaking --against "$$(git rev-parse --git-common-dir)#tag=$$tag"; \
+	else echo "buf breaking: no release tag yet, skipped"; fi
+	$(PROTO)/bin/python proto/generate.py --check
+
+.PHONY: format
+format: venv ## Format the code and mend what the linter can
+	@$(BIN)/ruff check --fix-only --quiet
+	@$(BIN)/ruff format
+
+.PHONY: proto
+proto: $(PROTO)/.ready ## Generate the stubs from proto/
+	@$(PROTO)/bin/python proto/generate.py
+
+.PHONY: venv
+venv: .venv/.dev ## Make .venv, ready for work
+	@:
+
+.PHONY: tools
+tools: ## Install grpcurl and grpc-health-probe into .tools
+	@if command -v go >/dev/null; then $(MAKE) --silent .tools/.ready; \
+	else echo "Go is missing: tests that need grpcurl or grpc-health-probe are skipped"; test "$(CI)" != true; fi
+
+.PHONY: clean
+clean: ## Remove everything made here
+	@rm -rf .venv $(PROTO) .tools dist clients/python/dist .hypothesis .*_cache
+	@find . -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/.runtime: $(WHEELS)
+	@echo "installing headgate into .venv"
+	@$(call create,.venv)
+	@$(call install,.venv,-e clients/python -e '.[uvloop]')
+	@touch $@
+
+.venv/.dev: $(WHEELS)
+	@echo "installing headgate and the development tools into .venv"
+	@$(call create,.venv)
+	@$(call install,.venv,-e clients/python -e '.[dev]')
+	@touch .venv/.runtime $@
+
+$(PROTO)/.ready: proto/requirements.txt
+	@echo "installing the stub generator into $(PROTO)"
+	@$(call create,$(PROTO))
+	@$(call install,$(PROTO),-r $<)
+	@touch $@
+
+.tools/.ready: tools/go.mod tools/go.sum
+	@echo "building grpcurl and grpc-health-probe into .tools"
+	@cd tools && GOBIN=$(CURDIR)/.tools go install tool
+	@touch $@
