@@ -1,0 +1,278 @@
+"""The wiring: what a running Headgate consists of, and how it starts and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import cast
+
+import grpc
+import grpc.aio
+import structlog
+from google.rpc import error_details_pb2  # noqa: F401  # known to reflection, so that grpcurl shows error details
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as grpc_health
+from grpc_reflection.v1alpha import reflection
+from headgate import v1 as pb
+
+import headgate_server
+from headgate_server import logs, providers
+from headgate_server.call import CallRegistry
+from headgate_server.config import Config, Provider
+from headgate_server.config.tree import Server as ServerConfig
+from headgate_server.gateway import Gateway
+from headgate_server.interceptors.access_log import access_log
+from headgate_server.interceptors.admission import admission
+from headgate_server.interceptors.chain import Chain
+from headgate_server.interceptors.status import status
+from headgate_server.providers.base import Adapter, Target
+from headgate_server.resilience.clocks import Clocks
+from headgate_server.resilience.health import ProviderRecord
+from headgate_server.routing import Routes
+from headgate_server.servicers.inference import InferenceServicer
+from headgate_server.transports.aiohttp import AiohttpTransport
+from headgate_server.transports.base import Transport
+from headgate_server.transports.mock import MockTransport
+from headgate_server.upstream import Endpoint, Upstream
+
+SERVICE = "headgate.v1.InferenceService"
+READINESS = ("", SERVICE, "readiness")
+LIVENESS = "liveness"
+CLEANUP_SECONDS = 5.0
+
+log = structlog.stdlib.get_logger("headgate")
+
+
+class Application:
+    """One server with everything in it. Made inside the running event loop, started and stopped once."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._calls = CallRegistry()
+        endpoints = {name: _endpoint(name, provider) for name, provider in config.providers.items()}
+        health = {name: ProviderRecord(name) for name in endpoints}
+        self._upstream = Upstream(endpoints)
+        routes = _routes(config, endpoints)
+        gateway = Gateway(routes, self._upstream, health, max_reply_bytes=config.server.max_reply_bytes)
+        self._servicer = InferenceServicer(gateway, _models(config, endpoints), health, self._calls)
+        self._health = grpc_health.HealthServicer()
+        self._server = grpc.aio.server(
+            interceptors=[
+                Chain(
+                    SERVICE,
+                    self._calls,
+                    before_parse=[
+                        status,
+                        access_log,
+                        admission(self._calls, config.server.max_concurrent_calls),
+                    ],
+                )
+            ],
+            options=_channel_options(config.server),
+        )
+        # The chain hands every method a Call where the generated base class has gRPC's context.
+        pb.add_InferenceServiceServicer_to_server(cast(pb.InferenceServiceServicer, self._servicer), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if config.server.reflection:
+            reflection.enable_server_reflection(
+                [
+                    SERVICE,
+                    health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+                    reflection.SERVICE_NAME,
+                ],
+                self._server,
+            )
+
+    @property
+    def calls(self) -> CallRegistry:
+        """The calls in flight."""
+        return self._calls
+
+    async def start(self) -> int:
+        """Listens and serves; the port that was bound.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+        try:
+            port = self._server.add_insecure_port(self._config.server.listen)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {self._config.server.listen}") from error
+        await self._server.start()
+        for name in (*READINESS, LIVENESS):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        return port
+
+    async def stop(self, *, delay: float, grace: float, hurry: asyncio.Event | None = None) -> None:
+        """Drains: not ready, `delay` seconds of serving on, no new calls, at most `grace` seconds for those in flight.
+
+        `hurry` cuts delay and grace short. Returns after every call's own cleanup.
+        """
+        hurry = hurry or asyncio.Event()
+        self._servicer.state = pb.SERVING_STATE_DRAINING
+        for name in READINESS:
+            await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+        await _sleep(delay, hurry)
+        stopping = asyncio.create_task(self._server.stop(grace))
+        hurrying = asyncio.create_task(hurry.wait())
+        await asyncio.wait((stopping, hurrying), return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():
+            await self._server.stop(0)
+        hurrying.cancel()
+        await stopping
+        if not await self._calls.drained(CLEANUP_SECONDS):
+            log.error("calls_left_at_stop", calls=len(self._calls))
+        await self._upstream.close()
+
+
+def run(config: Config) -> None:
+    """Serves until SIGTERM or SIGINT, then drains; a second signal cuts the drain short."""
+    logs.configure(config.telemetry.log_level, config.telemetry.log_format)
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(_serve(config))
+    else:
+        uvloop.run(_serve(config))
+
+
+async def _serve(config: Config) -> None:
+    application = Application(config)
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    port = await application.start()
+    host = config.server.listen.rpartition(":")[0]
+    log.info(
+        "serving",
+        version=headgate_server.__version__,
+        address=f"{host}:{port}",
+        providers=list(config.providers),
+        models=list(config.models),
+        reflection=config.server.reflection,
+    )
+    _print_welcome(config, f"{host}:{port}")
+    await stop.wait()
+    log.info("draining", calls=len(application.calls))
+    await application.stop(delay=config.server.drain_delay, grace=config.server.drain_grace, hurry=hurry)
+    log.info("stopped")
+
+
+def _print_welcome(config: Config, address: str) -> None:
+    """A call to paste, for the person who started this in a terminal."""
+    if not sys.stdout.isatty() and not config.models:
+        return
+    model = next(iter(config.models), "provider/model")
+    body = f'{{"model":"{model}","messages":[{{"role":"ROLE_USER","parts":[{{"text":"Hello"}}]}}]}}'
+    print(f"Headgate {headgate_server.__version__} serves {address}", flush=True)
+    for name, alias in config.models.items():
+        print(f"  {name}: {', '.join(f'{t.provider}/{t.model}' for t in alias.targets)}")
+    print("Try:")
+    if config.server.reflection:
+        print(f"  grpcurl -plaintext -d '{body}' {address} {SERVICE}/StreamGenerate")
+    print(f"  headgate call --address {address} --model {model} Hello", flush=True)
+
+
+def _endpoint(name: str, provider: Provider) -> Endpoint:
+    host, adapter = providers.resolve(name, provider)
+    return Endpoint(
+        name=name,
+        issuer=host.issuer or host.name,
+        host=host,
+        adapter=adapter,
+        transport=_transport(provider),
+        base_url=host.base_url.rstrip("/"),
+        clocks=Clocks(
+            connect=provider.clocks.connect,
+            first_token=provider.clocks.first_token,
+            idle=provider.clocks.idle,
+            total=provider.clocks.total,
+        ),
+        embed_concurrency=provider.embed_concurrency,
+        headers=_headers(provider, adapter),
+    )
+
+
+def _transport(provider: Provider) -> Transport:
+    if provider.adapter == "mock":
+        return MockTransport(provider.mock)
+    return AiohttpTransport(provider.max_connections)
+
+
+def _headers(provider: Provider, adapter: Adapter) -> dict[str, str]:
+    credential = provider.api_key.get_secret_value() if provider.api_key else None
+    return {**adapter.headers(credential), **provider.headers}
+
+
+def _routes(config: Config, endpoints: dict[str, Endpoint]) -> Routes:
+    def provider_target(provider: str, model: str) -> Target | None:
+        endpoint = endpoints.get(provider)
+        return None if endpoint is None else endpoint.target(model)
+
+    aliases = {
+        name: [endpoints[target.provider].target(target.model) for target in alias.targets]
+        for name, alias in config.models.items()
+    }
+    return Routes(aliases, provider_target)
+
+
+def _models(config: Config, endpoints: dict[str, Endpoint]) -> list[pb.Model]:
+    """Every alias, and every provider/model that the configuration names."""
+    models = [
+        _model(name, [endpoints[target.provider] for target in alias.targets], is_alias=True)
+        for name, alias in config.models.items()
+    ]
+    named = dict.fromkeys(_named_models(config))
+    return models + [_model(f"{provider}/{model}", [endpoints[provider]], is_alias=False) for provider, model in named]
+
+
+def _named_models(config: Config) -> Iterator[tuple[str, str]]:
+    for alias in config.models.values():
+        for target in alias.targets:
+            yield target.provider, target.model
+    for name, provider in config.providers.items():
+        for model in provider.models:
+            yield name, model
+
+
+def _model(name: str, endpoints: Sequence[Endpoint], *, is_alias: bool) -> pb.Model:
+    return pb.Model(
+        name=name,
+        providers=dict.fromkeys(endpoint.name for endpoint in endpoints),
+        capabilities=sorted(set.intersection(*(set(e.adapter.CAPABILITIES) for e in endpoints))),
+        is_alias=is_alias,
+    )
+
+
+def _channel_options(server: ServerConfig) -> list[tuple[str, int]]:
+    options: dict[str, float | None] = {
+        "grpc.so_reuseport": 0,
+        "grpc.max_receive_message_length": server.max_request_bytes,
+        "grpc.max_send_message_length": server.max_reply_bytes,
+        "grpc.max_metadata_size": server.max_metadata_bytes // 2,
+        "grpc.absolute_max_metadata_size": server.max_metadata_bytes,
+        "grpc.max_concurrent_streams": server.max_concurrent_streams,
+        "grpc.keepalive_time_ms": server.keepalive_time * 1000,
+        "grpc.keepalive_timeout_ms": server.keepalive_timeout * 1000,
+        "grpc.keepalive_permit_without_calls": 1,
+        "grpc.http2.min_ping_interval_without_data_ms": server.min_ping_interval * 1000,
+        "grpc.server_handshake_timeout_ms": server.handshake_timeout * 1000,
+        "grpc.max_connection_idle_ms": server.max_connection_idle and server.max_connection_idle * 1000,
+        "grpc.max_connection_age_ms": server.max_connection_age and server.max_connection_age * 1000,
+        "grpc.max_connection_age_grace_ms": server.max_connection_age_grace * 1000,
+    }
+    return [(name, int(value)) for name, value in options.items() if value is not None]
+
+
+async def _sleep(seconds: float, until: asyncio.Event) -> None:
+    """Sleeps, or until the event."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(until.wait(), seconds)

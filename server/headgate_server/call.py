@@ -1,0 +1,109 @@
+"""One RPC of a caller, from its first byte to its one outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import Message
+
+from headgate_server import errors
+from headgate_server.errors import GatewayError
+
+if TYPE_CHECKING:
+    import grpc.aio
+    from headgate import v1 as pb
+
+REQUEST_ID = "x-request-id"
+_ACCEPTED_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+
+
+class Call:
+    """What is known of one RPC.
+
+    Interceptors and servicers get it in place of gRPC's context. `attempts` grows by one record for each upstream
+    attempt, whatever becomes of it. Times are seconds of the monotonic clock.
+    """
+
+    def __init__(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        self.method = method
+        self.context = context
+        self.metadata: dict[str, str | bytes] = dict(context.invocation_metadata() or ())
+        self.request_id = _request_id(self.metadata.get(REQUEST_ID))
+        self.started = time.monotonic()
+        self.request: Message | None = None
+        self.attempts: list[pb.Attempt] = []
+        self.finish_reasons: list[str] = []
+        self.caller_gone = False
+        self._outcome: GatewayError | None = None
+
+    @property
+    def peer(self) -> str:
+        """The caller's address as gRPC writes it: ipv4:127.0.0.1:40000."""
+        return self.context.peer()
+
+    def elapsed(self) -> float:
+        """Seconds since the call began."""
+        return time.monotonic() - self.started
+
+    def conclude(self, exception: BaseException | None) -> GatewayError | None:
+        """How the call ended, None for OK. The innermost that asks decides; all others hear the same."""
+        if self._outcome is None and exception is not None:
+            self._outcome = self._classify(exception)
+        return self._outcome
+
+    def _classify(self, exception: BaseException) -> GatewayError:
+        if isinstance(exception, GatewayError):
+            return exception
+        if isinstance(exception, asyncio.CancelledError) and self._cancelled_by_caller():
+            remaining = self.context.time_remaining()
+            if remaining is not None and remaining <= 0:
+                return errors.DeadlineExceeded("the caller's deadline passed")
+            self.caller_gone = True
+            return errors.CallCancelled("the caller went away")
+        error = errors.InternalError()
+        error.__cause__ = exception
+        return error
+
+    def _cancelled_by_caller(self) -> bool:
+        """A cancelled task of ours that somebody awaits raises the same exception, but nobody cancelled this one."""
+        task = asyncio.current_task()
+        return self.caller_gone or (task is not None and task.cancelling() > 0)
+
+
+class CallRegistry:
+    """The calls in flight. gRPC's own stop() does not wait for a handler's cleanup; this does."""
+
+    def __init__(self) -> None:
+        self._calls: set[Call] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def enter(self, call: Call) -> None:
+        self._calls.add(call)
+        self._idle.clear()
+
+    def leave(self, call: Call) -> None:
+        self._calls.discard(call)
+        if not self._calls:
+            self._idle.set()
+
+    async def drained(self, seconds: float) -> bool:
+        """Waits until no call is left, at most `seconds`; False if some are."""
+        try:
+            await asyncio.wait_for(self._idle.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+
+def _request_id(given: str | bytes | None) -> str:
+    if isinstance(given, str) and _ACCEPTED_REQUEST_ID.fullmatch(given):
+        return given
+    return uuid.uuid4().hex

@@ -1,0 +1,38 @@
+"""The configuration: one frozen tree, read and checked whole before anything starts.
+
+tree.py says what can be configured, file.py reads YAML and keeps its line numbers, loading.py puts file and environment
+together and checks what concerns several places. Nothing below this package reads the environment.
+"""
+
+from headgate_server.config.file import ConfigError, Problem
+from headgate_server.config.loading import load
+from headgate_server.config.tree import (
+    Alias,
+    Auth,
+    Clocks,
+    Config,
+    MockFailure,
+    MockOptions,
+    MockUsage,
+    Provider,
+    Server,
+    TargetReference,
+    Telemetry,
+)
+
+__all__ = [
+    "Alias",
+    "Auth",
+    "Clocks",
+    "Config",
+    "ConfigError",
+    "MockFailure",
+    "MockOptions",
+    "MockUsage",
+    "Problem",
+    "Provider",
+    "Server",
+    "TargetReference",
+    "Telemetry",
+    "load",
+]

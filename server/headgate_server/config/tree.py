@@ -1,0 +1,367 @@
+"""What can be configured, with its defaults. Times are in seconds, sizes in bytes (or text such as 32MiB)."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    SecretStr,
+    field_serializer,
+    model_validator,
+)
+from pydantic_core import CoreSchema, core_schema
+
+from headgate_server.providers.hosts import Quirks
+
+KIB = 1024
+MIB = 1024 * KIB
+MASK = "********"
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_PROVIDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT`, brackets around an IPv6 host removed.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError("must have brackets around an IPv6 address, such as [::1]:50051")
+    if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise ValueError("must be HOST:PORT, such as 127.0.0.1:50051")
+    return host, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Only this machine can reach it. A name other than localhost counts as reachable by others."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _listen_address(text: str) -> str:
+    split_address(text)
+    return text
+
+
+def _provider_name(text: str) -> str:
+    if not _PROVIDER_NAME.fullmatch(text):
+        raise ValueError("a provider's name is 1 to 64 letters, digits, dots, underscores or hyphens")
+    return text
+
+
+def _alias_name(text: str) -> str:
+    if not text or "/" in text or not text.isprintable() or " " in text:
+        raise ValueError("an alias is a word without slash, such as fast-chat")
+    return text
+
+
+def _base_url(text: str) -> str:
+    url = urlsplit(text)
+    if not text:
+        return text
+    if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
+        raise ValueError("must be an http or https URL without query, such as https://api.example.com/v1")
+    if url.username is not None:
+        raise ValueError("must not hold a user name or password: use api_key or headers")
+    return text.rstrip("/")
+
+
+def _header_name(text: str) -> str:
+    if not _HEADER_NAME.fullmatch(text):
+        raise ValueError("is not a header name")
+    return text.lower()
+
+
+def _header_value(text: str) -> str:
+    if not text.isascii() or not text.isprintable():
+        raise ValueError("must be printable ASCII text")
+    return text
+
+
+def _api_key(secret: SecretStr) -> SecretStr:
+    key = secret.get_secret_value()
+    if not key or not key.isascii() or not key.isprintable():
+        raise ValueError("must be printable ASCII text, and not empty")
+    return secret
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+class _QuirkOverrides:
+    """Makes pydantic check a mapping against the fields of the Quirks dataclass, each of them optional."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        fields = {
+            name: core_schema.typed_dict_field(handler.generate_schema(hint), required=False)
+            for name, hint in get_type_hints(Quirks).items()
+        }
+        return core_schema.typed_dict_schema(fields, extra_behavior="forbid")
+
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NumberFromZero = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+SecondsFromZero = NumberFromZero
+Count = Annotated[int, Field(ge=1)]
+CountFromZero = Annotated[int, Field(ge=0)]
+Size = Annotated[ByteSize, Field(ge=KIB, le=1024 * MIB)]
+ListenAddress = Annotated[str, AfterValidator(_listen_address)]
+ProviderName = Annotated[str, AfterValidator(_provider_name)]
+AliasName = Annotated[str, AfterValidator(_alias_name)]
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
+HeaderName = Annotated[str, AfterValidator(_header_name)]
+HeaderValue = Annotated[str, AfterValidator(_header_value)]
+ApiKey = Annotated[SecretStr, AfterValidator(_api_key)]
+QuirkOverrides = Annotated[dict[str, Any], _QuirkOverrides()]
+
+
+class Section(BaseModel):
+    """A part of the tree: frozen, and without room for keys that nobody reads."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+        validate_default=True,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_default(cls, values: Any) -> Any:
+        return {} if values is None else values
+
+
+class Server(Section):
+    """The gRPC listener."""
+
+    listen: ListenAddress = "127.0.0.1:50051"
+    """HOST:PORT; port 0 takes a free one. The variable PORT overrides the port."""
+    reflection: bool = False
+    """Serve the schema by gRPC server reflection."""
+    max_request_bytes: Size = ByteSize(32 * MIB)
+    """Largest request message; larger ones are refused by the gRPC core."""
+    max_reply_bytes: Size = ByteSize(64 * MIB)
+    """Largest answer message."""
+    max_metadata_bytes: Size = ByteSize(16 * KIB)
+    """Largest request metadata."""
+    max_concurrent_calls: CountFromZero = 4096
+    """Calls in flight in this process; more are refused with GATEWAY_OVERLOADED. 0 for no limit."""
+    max_concurrent_streams: Count = 1000
+    """Calls in flight on one HTTP/2 connection; more of them wait in the client."""
+    drain_delay: SecondsFromZero = 5.0
+    """From readiness NOT_SERVING to closing the listener, so that load balancers notice."""
+    drain_grace: SecondsFromZero = 60.0
+    """From closing the listener to cancelling the calls still in flight."""
+    keepalive_time: Seconds = 30.0
+    """Silence on a connection after which it is pinged."""
+    keepalive_timeout: Seconds = 10.0
+    """How long a ping may stay unanswered before the connection is closed."""
+    min_ping_interval: Seconds = 10.0
+    """Shortest interval at which clients may ping; faster ones are disconnected."""
+    max_connection_idle: Seconds | None = None
+    """Close a connection that had no call for so long; none by default."""
+    max_connection_age: Seconds | None = None
+    """Close a connection of this age, so that clients find new instances; none by default."""
+    max_connection_age_grace: Seconds = 600.0
+    """How long calls may go on after that; longer than the longest stream, which is killed otherwise."""
+    handshake_timeout: Seconds = 10.0
+    """How long a connection may take to be set up."""
+
+
+class Auth(Section):
+    """Who may call."""
+
+    anonymous: bool = False
+    """Serve callers without credentials. Required to listen on anything but loopback, as long as there is no other."""
+
+
+class Clocks(Section):
+    """How long one attempt at a provider may take."""
+
+    connect: Seconds = 5.0
+    """Until there is a connection."""
+    first_token: Seconds = 120.0
+    """From the start to the first content of a stream."""
+    idle: Seconds = 60.0
+    """Silence within a stream after that."""
+    total: Seconds = 600.0
+    """From start to end."""
+
+
+class MockUsage(Section):
+    """Token counts that the mock claims instead of its own; absent ones stay its own."""
+
+    prompt_tokens: CountFromZero | None = None
+    """All input."""
+    completion_tokens: CountFromZero | None = None
+    """All output."""
+    cached_tokens: CountFromZero | None = None
+    """Of the input, read from a cache."""
+    reasoning_tokens: CountFromZero | None = None
+    """Of the output, reasoning."""
+
+
+class MockFailure(Section):
+    """One way in which the mock fails, exactly one of `status` to `no_terminator`, and on which calls."""
+
+    status: Annotated[int, Field(ge=300, le=599)] | None = None
+    """Answer with this HTTP status and an error body."""
+    connect: bool = False
+    """No connection."""
+    stall: Literal["headers", "body"] | None = None
+    """Never answer, or send the headers and then nothing."""
+    stall_after: CountFromZero | None = None
+    """Send so many chunks of the body, of which the first only opens the answer, and then nothing."""
+    reset_after: CountFromZero | None = None
+    """Break the connection after so many chunks of the body, in any case before its end."""
+    garbage: bool = False
+    """Answer with a body that is not JSON."""
+    error_event: CountFromZero | None = None
+    """Send an error object within a 200, in a stream after so many chunks."""
+    no_terminator: bool = False
+    """End the body after its content: no finish reason, no usage, no [DONE]."""
+    retry_after: SecondsFromZero | None = None
+    """Retry-After header, with `status`."""
+    times: Count = 1
+    """Fail so many calls in a row, then go on with the next failure of the list, and at last with answers."""
+    every: Count | None = None
+    """Instead of `times`: fail each so many-th call, for ever."""
+
+    @property
+    def kind(self) -> str:
+        """The name of the field that says how it fails."""
+        return self._kinds()[0]
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> MockFailure:
+        if len(self._kinds()) != 1:
+            raise ValueError(f"must have exactly one of {', '.join(FAILURE_KINDS)}")
+        return self
+
+    def _kinds(self) -> list[str]:
+        return [kind for kind in FAILURE_KINDS if getattr(self, kind) not in (None, False)]
+
+
+FAILURE_KINDS = ("status", "connect", "stall", "stall_after", "reset_after", "garbage", "error_event", "no_terminator")
+
+
+class MockOptions(Section):
+    """How the built-in mock behaves."""
+
+    delay: SecondsFromZero = 0.0
+    """Until the headers of the answer."""
+    tokens_per_second: NumberFromZero = 0.0
+    """Pace of a stream; 0 sends all of it at once."""
+    words: Count = 50
+    """Length of what `lorem` writes, unless the request's limit is lower."""
+    reasoning: str = ""
+    """Thinking to send before the answer."""
+    dimensions: Count = 256
+    """Dimensions of what `embed` returns, unless the request asks for a number."""
+    finish_reason: str = ""
+    """Finish reason to claim instead of the true one."""
+    usage: MockUsage = MockUsage()
+    """Token counts to claim."""
+    failures: tuple[MockFailure, ...] = ()
+    """Failures to go through, in order."""
+
+
+class Provider(Section):
+    """One vendor account, or a server of your own that speaks a known wire."""
+
+    host: str = ""
+    """Known host whose address and wire it borrows; by default the provider's own name, where that is one."""
+    adapter: str = ""
+    """Wire it speaks, such as openai; by default the host's."""
+    base_url: BaseUrl = ""
+    """Address that paths are appended to; by default the host's."""
+    issuer: str = ""
+    """Vendor's name in provider options and opaque values; by default the host's, or the provider's own name."""
+    api_key: ApiKey | None = None
+    """Key for the vendor; with api_key_file, what that file holds."""
+    api_key_file: Path | None = None
+    """File that holds the key, relative to the configuration file. Not together with api_key."""
+    headers: dict[HeaderName, HeaderValue] = Field(default={}, repr=False)
+    """Extra headers of every request; treated as secrets."""
+    clocks: Clocks = Clocks()
+    """How long one attempt may take."""
+    max_connections: Count = 256
+    """Calls in flight to it; more are refused, or go to the next target."""
+    embed_concurrency: Count = 4
+    """Sub-batches of one Embed call in flight at a time."""
+    quirks: QuirkOverrides = {}
+    """Departures from the host's row: the fields of Quirks in providers/hosts.py."""
+    models: tuple[str, ...] = ()
+    """Models to list for it in ListModels; others can be called all the same."""
+    mock: MockOptions | None = None
+    """Behaviour of the mock; only for the adapter mock."""
+
+    @model_validator(mode="after")
+    def _mock_is_for_the_mock(self) -> Provider:
+        if self.mock is not None and self.adapter != "mock":
+            raise ValueError("mock is only for the adapter mock")
+        return self
+
+    @field_serializer("headers")
+    def _mask_headers(self, headers: dict[str, str]) -> dict[str, str]:
+        return dict.fromkeys(headers, MASK)
+
+
+class TargetReference(Section):
+    """One model at one configured provider."""
+
+    provider: str
+    """Name of a provider of this configuration."""
+    model: Annotated[str, Field(min_length=1)]
+    """The vendor's name of the model."""
+
+
+class Alias(Section):
+    """A name for callers, and what it stands for."""
+
+    targets: Annotated[tuple[TargetReference, ...], Field(min_length=1)]
+    """Where calls go, best first: the next is tried when one fails before its first content."""
+
+
+class Telemetry(Section):
+    """Logs."""
+
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
+    """Least level that is logged. The variable LOG_LEVEL overrides it."""
+    log_format: Annotated[Literal["json", "console"], BeforeValidator(_lower)] = "json"
+    """JSON lines, or text for people. The variable LOG_FORMAT overrides it."""
+
+
+class Config(Section):
+    """The whole configuration."""
+
+    server: Server = Server()
+    """The gRPC listener."""
+    auth: Auth = Auth()
+    """Who may call."""
+    providers: dict[ProviderName, Provider] = {}
+    """Vendor accounts by name; callers write `name/model`."""
+    models: dict[AliasName, Alias] = {}
+    """Aliases by name."""
+    telemetry: Telemetry = Telemetry()
+    """Logs."""

@@ -1,0 +1,265 @@
+"""Every failure that a caller can be told, as one tree.
+
+    GatewayError
+    ├── InvalidRequest                 INVALID_ARGUMENT     INVALID_REQUEST
+    │   └── UnsupportedParameter       INVALID_ARGUMENT     UNSUPPORTED_PARAMETER
+    ├── ModelNotFound                  NOT_FOUND            MODEL_NOT_FOUND
+    ├── NoEligibleProvider             FAILED_PRECONDITION  NO_ELIGIBLE_PROVIDER
+    ├── GatewayOverloaded              UNAVAILABLE          GATEWAY_OVERLOADED
+    ├── GatewayDraining                UNAVAILABLE          GATEWAY_DRAINING
+    ├── DeadlineExceeded               DEADLINE_EXCEEDED    DEADLINE
+    ├── CallCancelled                  CANCELLED            CANCELLED
+    ├── InternalError                  INTERNAL             INTERNAL
+    ├── StreamInterrupted              ABORTED              STREAM_INTERRUPTED
+    └── ProviderError                  UNAVAILABLE          PROVIDER_ERROR
+        ├── ProviderUnreachable        UNAVAILABLE          PROVIDER_UNREACHABLE
+        ├── ProviderTimeout            UNAVAILABLE          PROVIDER_TIMEOUT
+        ├── ProviderOverloaded         UNAVAILABLE          PROVIDER_OVERLOADED
+        ├── ProviderProtocolError      UNAVAILABLE          PROVIDER_PROTOCOL_ERROR
+        ├── ProviderRateLimited        RESOURCE_EXHAUSTED   PROVIDER_RATE_LIMITED
+        ├── ProviderQuotaExhausted     RESOURCE_EXHAUSTED   PROVIDER_QUOTA_EXHAUSTED
+        ├── ProviderRejectedRequest    INVALID_ARGUMENT     PROVIDER_REJECTED_REQUEST
+        ├── ContextLengthExceeded      INVALID_ARGUMENT     CONTEXT_LENGTH_EXCEEDED
+        ├── ContentFiltered            INVALID_ARGUMENT     PROVIDER_REJECTED_REQUEST
+        ├── ProviderCredentialsRejected FAILED_PRECONDITION PROVIDER_CREDENTIALS_REJECTED
+        ├── ProviderModelMissing       FAILED_PRECONDITION  PROVIDER_MODEL_MISSING
+        ├── ProviderResourceNotFound   NOT_FOUND            PROVIDER_RESOURCE_NOT_FOUND
+        └── OpaqueStateRejected        FAILED_PRECONDITION  OPAQUE_STATE_REJECTED
+
+The text of an error is ours and public; what the vendor said stays in `vendor_detail`, for the log alone. Identity,
+limits and budgets add their own leaves beside these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from grpc import StatusCode
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One thing wrong with a request: the field's path, such as `messages[0].parts[1].text`, and what is wrong."""
+
+    field: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """Something that the caller named and the vendor does not have."""
+
+    type: str
+    name: str
+
+
+class GatewayError(Exception):
+    """A failure with a place in the contract's error table.
+
+    `other_target` says that the next target may answer; `retryable` that the caller may send the call again;
+    `retry_after` is in seconds. `facts` become ErrorInfo metadata.
+    """
+
+    code: ClassVar[StatusCode] = StatusCode.INTERNAL
+    reason: ClassVar[str] = "INTERNAL"
+    other_target: ClassVar[bool] = False
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        violations: Sequence[Violation] = (),
+        resource: Resource | None = None,
+        retry_after: float | None = None,
+        facts: Mapping[str, str] | None = None,
+        vendor_detail: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.violations = tuple(violations)
+        self.resource = resource
+        self.retry_after = retry_after
+        self.facts: dict[str, str] = dict(facts or {})
+        self.vendor_detail = vendor_detail
+
+
+class InvalidRequest(GatewayError):
+    """The request breaks a rule of the contract; `violations` name the fields."""
+
+    code = StatusCode.INVALID_ARGUMENT
+    reason = "INVALID_REQUEST"
+
+    @classmethod
+    def at(cls, field: str, description: str) -> InvalidRequest:
+        """The error for one field."""
+        return cls(f"{field}: {description}", violations=[Violation(field, description)])
+
+
+class UnsupportedParameter(InvalidRequest):
+    """A setting that the target, or this gateway, cannot honour and must not drop."""
+
+    reason = "UNSUPPORTED_PARAMETER"
+    other_target = True
+
+
+class ModelNotFound(GatewayError):
+    """No alias or provider of that name is configured."""
+
+    code = StatusCode.NOT_FOUND
+    reason = "MODEL_NOT_FOUND"
+
+
+class NoEligibleProvider(GatewayError):
+    """The routing policy or the targets' capabilities leave no target."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "NO_ELIGIBLE_PROVIDER"
+
+
+class GatewayOverloaded(GatewayError):
+    """The gateway sheds this call: too many calls, or no free connection."""
+
+    code = StatusCode.UNAVAILABLE
+    reason = "GATEWAY_OVERLOADED"
+    other_target = True
+    retryable = True
+
+
+class GatewayDraining(GatewayError):
+    """The gateway shuts down."""
+
+    code = StatusCode.UNAVAILABLE
+    reason = "GATEWAY_DRAINING"
+    retryable = True
+
+
+class DeadlineExceeded(GatewayError):
+    """The caller's own deadline passed."""
+
+    code = StatusCode.DEADLINE_EXCEEDED
+    reason = "DEADLINE"
+
+
+class CallCancelled(GatewayError):
+    """The caller went away. Nobody receives this; it is how the outcome is recorded."""
+
+    code = StatusCode.CANCELLED
+    reason = "CANCELLED"
+
+
+class InternalError(GatewayError):
+    """A bug of ours. The text is fixed; the log has the trace."""
+
+    def __init__(self, message: str = "internal error") -> None:
+        super().__init__(message)
+
+
+class StreamInterrupted(GatewayError):
+    """The vendor's stream broke after content had been delivered."""
+
+    code = StatusCode.ABORTED
+    reason = "STREAM_INTERRUPTED"
+
+
+class ProviderError(GatewayError):
+    """The vendor failed (5xx), or an upstream failure that no leaf below describes better."""
+
+    code = StatusCode.UNAVAILABLE
+    reason = "PROVIDER_ERROR"
+    other_target = True
+    retryable = True
+
+
+class ProviderUnreachable(ProviderError):
+    """No connection: name resolution, connect, TLS, or the connection broke before the answer."""
+
+    reason = "PROVIDER_UNREACHABLE"
+
+
+class ProviderTimeout(ProviderError):
+    """One of the gateway's clocks ran out, or the vendor said 408 or 504. The fact `phase` says which."""
+
+    reason = "PROVIDER_TIMEOUT"
+
+
+class ProviderOverloaded(ProviderError):
+    """The vendor is overloaded: 503, 529."""
+
+    reason = "PROVIDER_OVERLOADED"
+
+
+class ProviderProtocolError(ProviderError):
+    """The vendor's answer cannot be read."""
+
+    reason = "PROVIDER_PROTOCOL_ERROR"
+
+
+class ProviderRateLimited(ProviderError):
+    """The vendor's rate limit: 429."""
+
+    code = StatusCode.RESOURCE_EXHAUSTED
+    reason = "PROVIDER_RATE_LIMITED"
+
+
+class ProviderQuotaExhausted(ProviderError):
+    """The operator's quota or credit at the vendor is used up."""
+
+    code = StatusCode.RESOURCE_EXHAUSTED
+    reason = "PROVIDER_QUOTA_EXHAUSTED"
+    retryable = False
+
+
+class ProviderRejectedRequest(ProviderError):
+    """The vendor calls the request invalid: 400, 422."""
+
+    code = StatusCode.INVALID_ARGUMENT
+    reason = "PROVIDER_REJECTED_REQUEST"
+    other_target = False
+    retryable = False
+
+
+class ContextLengthExceeded(ProviderRejectedRequest):
+    """The conversation is longer than the model's context window."""
+
+    reason = "CONTEXT_LENGTH_EXCEEDED"
+
+
+class ContentFiltered(ProviderRejectedRequest):
+    """The vendor's content filter blocked the prompt: an outcome of the model, which the caller gets as an answer."""
+
+
+class ProviderCredentialsRejected(ProviderError):
+    """The vendor does not accept the operator's key: 401, 403."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "PROVIDER_CREDENTIALS_REJECTED"
+    retryable = False
+
+
+class ProviderModelMissing(ProviderError):
+    """The vendor does not have the model that the configuration maps to: 404."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "PROVIDER_MODEL_MISSING"
+    retryable = False
+
+
+class ProviderResourceNotFound(ProviderError):
+    """The vendor does not have a file, response or cache that the caller named."""
+
+    code = StatusCode.NOT_FOUND
+    reason = "PROVIDER_RESOURCE_NOT_FOUND"
+    other_target = False
+    retryable = False
+
+
+class OpaqueStateRejected(ProviderError):
+    """The vendor does not accept a signature, encrypted reasoning or item id that it was given back."""
+
+    code = StatusCode.FAILED_PRECONDITION
+    reason = "OPAQUE_STATE_REJECTED"
+    other_target = False
+    retryable = False

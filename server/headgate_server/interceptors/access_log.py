@@ -1,0 +1,76 @@
+"""One log line a call, with its one outcome and no text of prompt or answer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+from headgate import v1 as pb
+
+from headgate_server.call import Call
+from headgate_server.errors import GatewayError
+
+log = structlog.stdlib.get_logger("headgate.access")
+
+
+@asynccontextmanager
+async def access_log(call: Call) -> AsyncIterator[None]:
+    """Binds the request id to every line of this call, and writes the last."""
+    structlog.contextvars.bind_contextvars(request_id=call.request_id)
+    try:
+        yield
+    finally:
+        error = call.conclude(sys.exception())
+        log.info("call", **_line(call, error))
+
+
+def _line(call: Call, error: GatewayError | None) -> dict[str, Any]:
+    line: dict[str, Any] = {
+        "method": call.method,
+        "peer": call.peer,
+        "code": error.code.name if error else "OK",
+        "duration_ms": round(call.elapsed() * 1000, 3),
+    }
+    if error:
+        line["reason"] = error.reason
+        line["error"] = error.message
+        if error.facts:
+            line["facts"] = error.facts
+        if error.vendor_detail:
+            line["vendor_detail"] = error.vendor_detail
+    if isinstance(call.request, pb.GenerateRequest | pb.EmbedRequest):
+        line["model"] = call.request.model
+        line["labels"] = dict(call.request.labels)
+    if call.finish_reasons:
+        line["finish"] = call.finish_reasons
+    if call.attempts:
+        line["attempts"] = [_attempt(attempt) for attempt in call.attempts]
+    return line
+
+
+def _attempt(attempt: pb.Attempt) -> dict[str, Any]:
+    line: dict[str, Any] = {
+        "provider": attempt.provider,
+        "model": attempt.model,
+        "outcome": pb.AttemptOutcome.Name(attempt.outcome).removeprefix("ATTEMPT_OUTCOME_"),
+        "latency_ms": attempt.latency.ToMicroseconds() / 1000,
+    }
+    if attempt.error_reason:
+        line["reason"] = attempt.error_reason
+    if attempt.http_status:
+        line["http_status"] = attempt.http_status
+    if attempt.provider_request_id:
+        line["provider_request_id"] = attempt.provider_request_id
+    if attempt.HasField("first_token_latency"):
+        line["first_token_ms"] = attempt.first_token_latency.ToMicroseconds() / 1000
+    if attempt.HasField("usage"):
+        usage = attempt.usage
+        line["tokens"] = {
+            name: getattr(usage, f"{name}_tokens")
+            for name in ("input", "output", "cache_read", "cache_write", "reasoning")
+            if usage.HasField(f"{name}_tokens")  # type: ignore[arg-type]  # built from a closed list of names
+        }
+    return line

@@ -1,0 +1,26 @@
+"""Sheds calls beyond what this process should hold at once, with an honest answer instead of a queue."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from headgate_server.call import Call, CallRegistry
+from headgate_server.errors import GatewayOverloaded
+from headgate_server.interceptors.base import Interceptor
+
+RETRY_AFTER_SECONDS = 1.0
+
+
+def admission(calls: CallRegistry, max_concurrent_calls: int) -> Interceptor:
+    """Refuses a call while `max_concurrent_calls` others are in flight; 0 refuses none."""
+
+    @asynccontextmanager
+    async def around(call: Call) -> AsyncIterator[None]:
+        if max_concurrent_calls and len(calls) > max_concurrent_calls:
+            raise GatewayOverloaded(
+                f"{max_concurrent_calls} calls are in flight already", retry_after=RETRY_AFTER_SECONDS
+            )
+        yield
+
+    return around

@@ -1,0 +1,125 @@
+"""Outermost: turns the one outcome of a call into a gRPC status with google.rpc details."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import grpc
+import structlog
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from headgate_server.call import REQUEST_ID, Call
+from headgate_server.errors import CallCancelled, DeadlineExceeded, GatewayError, InternalError
+
+DOMAIN = "headgate"
+MAX_MESSAGE_BYTES = 512
+MAX_DETAILS_BYTES = 2048
+MAX_FACT_BYTES = 128
+MAX_VIOLATIONS = 8
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RpcStatus(grpc.Status):
+    """A status as grpc.aio's abort_with_status takes it."""
+
+    code: grpc.StatusCode
+    details: str
+    trailing_metadata: tuple[tuple[str, str | bytes], ...]
+
+
+@asynccontextmanager
+async def status(call: Call) -> AsyncIterator[None]:
+    """Answers every failure; a caller who is gone gets none, and the cancellation goes on."""
+    try:
+        yield
+    except BaseException as exception:
+        error = call.conclude(exception) or InternalError()
+        if isinstance(error, CallCancelled | DeadlineExceeded):
+            raise asyncio.CancelledError from None
+        if isinstance(error, InternalError):
+            log.error("internal_error", method=call.method, exc_info=exception)
+        rpc_status = to_status(error, call.request_id, attempts=len(call.attempts))
+        await call.context.abort_with_status(rpc_status)
+
+
+def to_status(error: GatewayError, request_id: str, *, attempts: int) -> RpcStatus:
+    """The status of an error: message of at most 512 ASCII bytes, details of at most 2 KiB."""
+    message = _ascii(error.message, MAX_MESSAGE_BYTES)
+    rich = status_pb2.Status(code=error.code.value[0], message=message)
+    for detail in _details(error, request_id, attempts):
+        packed = AnyMessage()
+        packed.Pack(detail)
+        if rich.ByteSize() + packed.ByteSize() + 8 <= MAX_DETAILS_BYTES:
+            rich.details.append(packed)
+    trailer: list[tuple[str, str | bytes]] = [
+        (REQUEST_ID, request_id),
+        ("grpc-status-details-bin", rich.SerializeToString()),
+    ]
+    pushback = _pushback(error, attempts)
+    if pushback is not None:
+        trailer.append(("grpc-retry-pushback-ms", str(pushback)))
+    return RpcStatus(error.code, message, tuple(trailer))
+
+
+def _details(error: GatewayError, request_id: str, attempts: int) -> list[Message]:
+    """Most important first: what does not fit into the budget is left out."""
+    facts = {key: _ascii(value, MAX_FACT_BYTES) for key, value in error.facts.items() if value}
+    if attempts:
+        facts["attempt_count"] = str(attempts)
+    details: list[Message] = [
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=facts),
+        error_details_pb2.RequestInfo(request_id=request_id),
+    ]
+    if error.retry_after is not None:
+        details.append(error_details_pb2.RetryInfo(retry_delay=_duration(error.retry_after)))
+    if error.resource is not None:
+        details.append(
+            error_details_pb2.ResourceInfo(
+                resource_type=_ascii(error.resource.type, MAX_FACT_BYTES),
+                resource_name=_ascii(error.resource.name, MAX_FACT_BYTES),
+            )
+        )
+    if error.violations:
+        details.append(
+            error_details_pb2.BadRequest(
+                field_violations=[
+                    error_details_pb2.BadRequest.FieldViolation(
+                        field=_ascii(violation.field, MAX_FACT_BYTES),
+                        description=_ascii(violation.description, MAX_FACT_BYTES),
+                    )
+                    for violation in error.violations[:MAX_VIOLATIONS]
+                ]
+            )
+        )
+    return details
+
+
+def _pushback(error: GatewayError, attempts: int) -> int | None:
+    """Milliseconds for gRPC's own retry machinery; -1 stops it.
+
+    Once upstream attempts were made the gateway has retried enough, and a call that cannot be retried never should.
+    """
+    if attempts or not error.retryable:
+        return -1
+    return None if error.retry_after is None else math.ceil(error.retry_after * 1000)
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromMilliseconds(math.ceil(seconds * 1000))
+    return duration
+
+
+def _ascii(text: str, limit: int) -> str:
+    """Printable ASCII of at most `limit` bytes: gRPC percent-encodes the rest, and peers refuse long headers."""
+    safe = "".join(c if " " <= c <= "~" else "?" for c in text[:limit])
+    return safe if len(text) <= limit else safe[: limit - 3] + "..."

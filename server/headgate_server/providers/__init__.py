@@ -1,0 +1,92 @@
+"""The table of adapters, and what a configured provider comes down to.
+
+A new vendor with a wire of its own is one module and one line here; a host that speaks a wire we have is one row in
+hosts.py. Other people's adapters come by the entry-point group `headgate.adapters`: an object that is an Adapter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, cast
+
+from headgate_server.providers.hosts import HOSTS, Host
+from headgate_server.spelling import did_you_mean
+
+if TYPE_CHECKING:
+    from headgate_server.config import Provider
+    from headgate_server.providers.base import Adapter
+
+ADAPTERS = {
+    "openai": "headgate_server.providers.openai",
+    "mock": "headgate_server.providers.openai",  # transports/mock.py answers in OpenAI's wire
+}
+ENTRY_POINT_GROUP = "headgate.adapters"
+MOCK_BASE_URL = "http://mock.invalid/v1"
+
+
+class UnresolvedProvider(ValueError):
+    """A configured provider that cannot be served; `field` is the one to mend."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(reason)
+        self.field = field
+        self.reason = reason
+
+
+def resolve(name: str, provider: Provider) -> tuple[Host, Adapter]:
+    """The host of a configured provider, its own settings over the row's, and the adapter that speaks to it.
+
+    Raises:
+        UnresolvedProvider: no such host or adapter, no address, or the adapter cannot be imported.
+    """
+    host = resolve_host(name, provider)
+    return host, load_adapter(host.adapter)
+
+
+def resolve_host(name: str, provider: Provider) -> Host:
+    """The row that the provider borrows, or a row of its own, with the provider's settings in it.
+
+    Raises:
+        UnresolvedProvider: there is no such row, or no adapter or address without it.
+    """
+    row = HOSTS.get(provider.host or name)
+    if provider.host and row is None:
+        raise UnresolvedProvider("host", f"there is no host {provider.host}{did_you_mean(provider.host, HOSTS)}")
+    if row is None:
+        row = _unlisted_host(name, provider)
+    if not (provider.base_url or row.base_url):
+        raise UnresolvedProvider("base_url", "is required, because no address is known")
+    return replace(
+        row,
+        adapter=provider.adapter or row.adapter,
+        base_url=provider.base_url or row.base_url,
+        issuer=provider.issuer or row.issuer or row.name,
+        quirks=replace(row.quirks, **provider.quirks),
+    )
+
+
+def load_adapter(name: str) -> Adapter:
+    """The adapter of that name, from the table or from an installed package.
+
+    Raises:
+        UnresolvedProvider: there is none, or its module cannot be imported.
+    """
+    installed = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    try:
+        if name in ADAPTERS:
+            return cast("Adapter", import_module(ADAPTERS[name]))
+        if name in installed:
+            return cast("Adapter", installed[name].load())
+    except Exception as error:
+        raise UnresolvedProvider("adapter", f"the adapter {name} cannot be imported: {error!r}") from error
+    suggestion = did_you_mean(name, [*ADAPTERS, *installed])
+    raise UnresolvedProvider("adapter", f"there is no adapter {name}{suggestion}")
+
+
+def _unlisted_host(name: str, provider: Provider) -> Host:
+    if not provider.adapter:
+        suggestion = did_you_mean(name, HOSTS)
+        raise UnresolvedProvider("adapter", f"is required, because {name} is not a known host{suggestion}")
+    return Host(name, provider.adapter, MOCK_BASE_URL if provider.adapter == "mock" else "")

@@ -1,0 +1,118 @@
+"""Embeddings as OpenAI's wire has them."""
+
+from __future__ import annotations
+
+import binascii
+import sys
+from array import array
+from base64 import b64decode
+from collections.abc import Sequence
+
+from headgate import v1 as pb
+
+from headgate_server.errors import ProviderProtocolError
+from headgate_server.json_codec import JsonObject, caller_object, dumps, loads_object, merge_patch
+from headgate_server.providers import openai_answer as wire
+from headgate_server.providers.base import HttpCall, Target
+from headgate_server.providers.losses import Losses, unsupported
+from headgate_server.providers.openai_errors import reported_error
+
+FLOAT_BYTES = 4
+TASKS = {
+    "retrieval-query": "search_query",
+    "retrieval-document": "search_document",
+    "classification": "classification",
+    "clustering": "clustering",
+}
+
+
+def encode_embed(request: pb.EmbedRequest, inputs: Sequence[pb.EmbedInput], target: Target) -> HttpCall:
+    """The request for one sub-batch.
+
+    Raises:
+        UnsupportedParameter: an input is neither text nor token ids.
+    """
+    quirks = target.host.quirks
+    losses = Losses(request.routing.unsupported_policy)
+    body: JsonObject = {
+        "model": target.model,
+        "input": [_input(item, f"inputs[{number}]") for number, item in enumerate(inputs)],
+        "encoding_format": "base64" if quirks.embed_base64 else "float",
+    }
+    if request.HasField("dimensions"):
+        body["dimensions"] = request.dimensions
+    if request.task_type and quirks.embed_task:
+        body[quirks.embed_task] = TASKS.get(request.task_type, request.task_type)
+    elif request.task_type:
+        losses.setting("task_type", "this provider does not distinguish tasks")
+    if request.end_user_id:
+        body["user"] = request.end_user_id
+    if target.issuer in request.provider_options:
+        field = f'provider_options["{target.issuer}"]'
+        body = merge_patch(body, caller_object(request.provider_options[target.issuer], field))
+    return HttpCall(quirks.embed_path, dumps(body), warnings=losses.warnings)
+
+
+def decode_embed(body: bytes, rows: int, target: Target) -> pb.EmbedResponse:
+    """One sub-batch as packed little-endian float32, in the order of the inputs.
+
+    Raises:
+        ProviderProtocolError: rows are missing, or differ in length, or are no numbers.
+    """
+    answer = loads_object(body)
+    if error := reported_error(answer, target):
+        raise error
+    vectors = _ordered(wire.objects(answer.get("data")), rows)
+    size = len(vectors[0]) if vectors else 0
+    if not size or any(len(vector) != size for vector in vectors) or size % FLOAT_BYTES:
+        raise ProviderProtocolError("the provider's embeddings are empty or differ in length")
+    response = pb.EmbedResponse(
+        data=b"".join(vectors),
+        rows=rows,
+        dimensions=size // FLOAT_BYTES,
+        element_type=pb.ELEMENT_TYPE_FLOAT32,
+        model=wire.text(answer.get("model")),
+    )
+    if reported := wire.find_usage(answer):
+        response.usage.CopyFrom(wire.usage(reported))
+        if price := wire.cost(reported):
+            response.cost.CopyFrom(price)
+    return response
+
+
+def _input(item: pb.EmbedInput, path: str) -> str | list[int]:
+    match item.WhichOneof("input"):
+        case "text":
+            return item.text
+        case "token_ids":
+            return list(item.token_ids.values)
+        case _:
+            raise unsupported(path, "this provider embeds text and token ids only")
+
+
+def _ordered(data: list[JsonObject], rows: int) -> list[bytes]:
+    """The vectors by their index; by position where the vendor gives none."""
+    vectors: list[bytes | None] = [None] * rows
+    for position, item in enumerate(data):
+        index = item.get("index", position)
+        if not isinstance(index, int) or not 0 <= index < rows or vectors[index] is not None:
+            raise ProviderProtocolError("the provider's embeddings have impossible indices")
+        vectors[index] = _packed(item.get("embedding"))
+    found = [vector for vector in vectors if vector is not None]
+    if len(found) != rows:
+        raise ProviderProtocolError(f"the provider answered {len(found)} embeddings for {rows} inputs")
+    return found
+
+
+def _packed(embedding: object) -> bytes:
+    try:
+        if isinstance(embedding, str):
+            return b64decode(embedding, validate=True)
+        if isinstance(embedding, list):
+            numbers = array("f", embedding)
+            if sys.byteorder == "big":
+                numbers.byteswap()
+            return numbers.tobytes()
+    except (binascii.Error, TypeError, ValueError, OverflowError):
+        pass
+    raise ProviderProtocolError("the provider sent an embedding that is neither floats nor base64")

@@ -1,0 +1,69 @@
+"""Model name -> ordered targets. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from headgate import v1 as pb
+
+from headgate_server.errors import ContextLengthExceeded, GatewayError, ModelNotFound, NoEligibleProvider
+from headgate_server.providers.base import Target
+
+
+class Routes:
+    """The aliases of one configuration, and every configured provider under its own name.
+
+    `provider_target` makes the target for a model that no alias names, or returns None for an unknown provider.
+    """
+
+    def __init__(
+        self,
+        aliases: Mapping[str, Sequence[Target]],
+        provider_target: Callable[[str, str], Target | None],
+    ) -> None:
+        self._aliases = {name: tuple(targets) for name, targets in aliases.items()}
+        self._provider_target = provider_target
+
+    @property
+    def aliases(self) -> Mapping[str, Sequence[Target]]:
+        return self._aliases
+
+    def targets(self, model: str, policy: pb.RoutingPolicy) -> list[Target]:
+        """Every target that may answer, best first: those of `model`, then those of the policy's fallbacks.
+
+        Raises:
+            ModelNotFound: a name is neither an alias nor provider/model.
+            NoEligibleProvider: the policy's provider lists leave none.
+        """
+        named = [(model, "model")]
+        named += [(name, f"routing.fallbacks[{index}]") for index, name in enumerate(policy.fallbacks)]
+        found = [target for name, field in named for target in self._resolve(name, field)]
+        allowed, denied = set(policy.allowed_providers), set(policy.denied_providers)
+        eligible = [
+            target
+            for target in dict.fromkeys(found)
+            if target.provider not in denied and (not allowed or target.provider in allowed)
+        ]
+        if not eligible:
+            raise NoEligibleProvider(f'no provider of model "{model}" is allowed by the routing policy')
+        return eligible
+
+    def _resolve(self, name: str, field: str) -> Sequence[Target]:
+        provider, slash, model = name.partition("/")
+        if not slash:
+            targets = self._aliases.get(name)
+            if targets is None:
+                raise ModelNotFound(f'{field}: no model "{name}" is configured')
+            return targets
+        target = self._provider_target(provider, model)
+        if target is None or not model:
+            raise ModelNotFound(f'{field}: no provider "{provider}" is configured')
+        return (target,)
+
+
+def next_target_may_answer(error: GatewayError, policy: pb.RoutingPolicy) -> bool:
+    """Whether this failure at one target is a reason to try the next, by the contract's table and the policy."""
+    triggers = policy.fallback_triggers
+    if isinstance(error, ContextLengthExceeded):
+        return pb.FALLBACK_TRIGGER_CONTEXT_LENGTH in triggers
+    return error.other_target and (not triggers or pb.FALLBACK_TRIGGER_ERROR in triggers)

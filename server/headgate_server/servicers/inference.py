@@ -1,0 +1,87 @@
+"""headgate.v1.InferenceService: check, delegate, answer."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import bisect
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from headgate import v1 as pb
+
+import headgate_server
+from headgate_server import validation
+from headgate_server.call import Call, CallRegistry
+from headgate_server.errors import InvalidRequest
+from headgate_server.gateway import Gateway
+from headgate_server.resilience.health import ProviderRecord
+
+DEFAULT_PAGE_SIZE = 100
+MAX_PAGE_SIZE = 1000
+
+
+class InferenceServicer:
+    """The chain calls each method with the parsed request and the Call, in place of gRPC's context."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        models: Sequence[pb.Model],
+        health: Mapping[str, ProviderRecord],
+        calls: CallRegistry,
+    ) -> None:
+        self._gateway = gateway
+        self._models = sorted(models, key=lambda model: model.name)
+        self._model_names = [model.name for model in self._models]
+        self._health = health
+        self._calls = calls
+        self._start_time = Timestamp()
+        self._start_time.GetCurrentTime()
+        self.state: pb.ServingState.ValueType = pb.SERVING_STATE_SERVING
+
+    async def Generate(self, request: pb.GenerateRequest, call: Call) -> pb.GenerateResponse:
+        validation.check_generate(request)
+        return await self._gateway.generate(request, call)
+
+    async def StreamGenerate(
+        self, request: pb.GenerateRequest, call: Call
+    ) -> AsyncGenerator[pb.StreamGenerateResponse, None]:
+        validation.check_generate(request)
+        async with aclosing(self._gateway.stream(request, call)) as events:
+            async for event in events:
+                yield event
+
+    async def Embed(self, request: pb.EmbedRequest, call: Call) -> pb.EmbedResponse:
+        validation.check_embed(request)
+        return await self._gateway.embed(request, call)
+
+    async def ListModels(self, request: pb.ListModelsRequest, call: Call) -> pb.ListModelsResponse:
+        validation.check_list_models(request)
+        size = min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+        first = bisect.bisect_right(self._model_names, _last_name(request.page_token))
+        page = self._models[first : first + size]
+        more = first + size < len(self._models)
+        return pb.ListModelsResponse(models=page, next_page_token=_token(page[-1].name) if more else "")
+
+    async def Health(self, request: pb.HealthRequest, call: Call) -> pb.HealthResponse:
+        return pb.HealthResponse(
+            state=self.state,
+            version=headgate_server.__version__,
+            start_time=self._start_time,
+            providers=[record.health() for record in self._health.values()],
+            active_calls=len(self._calls) - 1,
+        )
+
+
+def _token(name: str) -> str:
+    return base64.urlsafe_b64encode(name.encode()).decode()
+
+
+def _last_name(token: str) -> str:
+    """The name after which a page begins: a token stays good when models come and go."""
+    try:
+        return base64.b64decode(token, altchars=b"-_", validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        raise InvalidRequest.at("page_token", "is not a token of this service") from None

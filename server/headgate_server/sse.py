@@ -1,0 +1,98 @@
+"""Server-sent events: bytes in, events out. Pure; https://html.spec.whatwg.org/multipage/server-sent-events.html."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from headgate_server.errors import ProviderProtocolError
+
+MAX_EVENT_BYTES = 16 * 1024 * 1024
+
+
+class Event(NamedTuple):
+    """One dispatched event: its type (`message` unless the stream names one) and its data, still UTF-8."""
+
+    type: str
+    data: bytes
+
+
+class Decoder:
+    """The state of one event stream. Lines end at CR, LF or CRLF and at nothing else."""
+
+    def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._max_event_bytes = max_event_bytes
+        self._tail: list[bytes] = []
+        self._tail_bytes = 0
+        self._type = b""
+        self._data: list[bytes] = []
+        self._data_bytes = 0
+        self._skip_line_feed = False
+        self._at_start = True
+
+    def feed(self, chunk: bytes) -> list[Event]:
+        """The events that `chunk` completes, in order.
+
+        Raises:
+            ProviderProtocolError: an event is larger than `max_event_bytes`.
+        """
+        if self._skip_line_feed and chunk:
+            self._skip_line_feed = False
+            if chunk.startswith(b"\n"):
+                chunk = chunk[1:]
+        if b"\n" not in chunk and b"\r" not in chunk:
+            self._keep(chunk)
+            return []
+        if chunk.endswith(b"\r"):
+            self._skip_line_feed = True
+        if self._tail:
+            chunk = b"".join((*self._tail, chunk))
+            self._tail.clear()
+            self._tail_bytes = 0
+        lines = chunk.splitlines()
+        if not chunk.endswith((b"\n", b"\r")):
+            self._keep(lines.pop())
+        if self._at_start and lines:
+            self._at_start = False
+            lines[0] = lines[0].removeprefix(b"\xef\xbb\xbf")
+        events: list[Event] = []
+        for line in lines:
+            if not line:
+                self._dispatch(events)
+            elif line.startswith(b"data:"):
+                value = line[6:] if line.startswith(b"data: ") else line[5:]
+                self._data_bytes += len(value)
+                self._check(self._data_bytes)
+                self._data.append(value)
+            elif line.startswith(b"event:"):
+                self._type = line[6:].removeprefix(b" ")
+            elif line == b"data":
+                self._data.append(b"")
+        return events
+
+    def end(self) -> list[Event]:
+        """What an unterminated last event holds: vendors close without the blank line that the standard wants."""
+        events: list[Event] = []
+        if self._tail:
+            events += self.feed(b"\n")
+        self._dispatch(events)
+        return events
+
+    def _dispatch(self, events: list[Event]) -> None:
+        if self._data:
+            kind = self._type.decode("utf-8", "replace") if self._type else "message"
+            data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+            events.append(Event(kind, data))
+            self._data = []
+            self._data_bytes = 0
+        self._type = b""
+
+    def _keep(self, tail: bytes) -> None:
+        if not tail:
+            return
+        self._tail.append(tail)
+        self._tail_bytes += len(tail)
+        self._check(self._tail_bytes + self._data_bytes)
+
+    def _check(self, size: int) -> None:
+        if size > self._max_event_bytes:
+            raise ProviderProtocolError(f"the provider sent an event of more than {self._max_event_bytes} bytes")

@@ -1,0 +1,176 @@
+"""The only module that calls a vendor over HTTP, behind the transport seam."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from headgate_server.attempt import Attempt
+from headgate_server.errors import GatewayError, ProviderProtocolError, ProviderTimeout
+from headgate_server.providers.base import Adapter, HttpCall, Target
+from headgate_server.providers.hosts import Host
+from headgate_server.resilience.clocks import Clocks
+from headgate_server.sse import Decoder, Event
+from headgate_server.transports.base import HttpRequest, HttpResponse, Transport
+
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+MAX_ERROR_BYTES = 64 * 1024
+DRAIN_SECONDS = 1.0
+REQUEST_ID_HEADERS = ("x-request-id", "request-id", "apim-request-id", "x-amzn-requestid")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One configured provider, ready to call. `headers` hold its credential."""
+
+    name: str
+    issuer: str
+    host: Host
+    adapter: Adapter
+    transport: Transport
+    base_url: str
+    clocks: Clocks
+    embed_concurrency: int
+    headers: Mapping[str, str] = field(repr=False)
+
+    def target(self, model: str) -> Target:
+        """The model of that name at this provider."""
+        return Target(provider=self.name, model=model, host=self.host, issuer=self.issuer)
+
+
+class Upstream:
+    """Makes the HTTP calls of attempts: each wait under the attempt's clock, each response closed on every way out."""
+
+    def __init__(self, endpoints: Mapping[str, Endpoint]) -> None:
+        self._endpoints = endpoints
+        self._draining: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        for task in tuple(self._draining):
+            task.cancel()
+        for endpoint in self._endpoints.values():
+            await endpoint.transport.close()
+
+    def endpoint(self, target: Target) -> Endpoint:
+        """The provider that a target is at."""
+        return self._endpoints[target.provider]
+
+    async def fetch(self, call: HttpCall, attempt: Attempt) -> bytes:
+        """The whole body of the answer.
+
+        Raises:
+            GatewayError: the vendor answered an error, or none, or too late.
+        """
+        response = await self._send(call, attempt, streams=False)
+        try:
+            return await _body(response, attempt, MAX_ANSWER_BYTES)
+        finally:
+            response.close()
+
+    async def stream(self, call: HttpCall, attempt: Attempt) -> AsyncGenerator[list[Event], None]:
+        """The events of the answer, those of one read together.
+
+        Raises:
+            GatewayError: the vendor answered an error, or none, or too late, or broke off.
+        """
+        attempt.clock.stream_expected()
+        response = await self._send(call, attempt, streams=True)
+        try:
+            decoder = Decoder()
+            while chunk := await _within(attempt, response.read()):
+                if events := decoder.feed(chunk):
+                    yield events
+            if events := decoder.end():
+                yield events
+        finally:
+            response.close()
+
+    def finish(self, events: AsyncGenerator[list[Event], None]) -> None:
+        """The vendor has said all it had to say; the end of the HTTP body is read off the caller's path.
+
+        A `[DONE]` comes before the body's last bytes, and closing in between would cost a connection each time.
+        """
+        task = asyncio.create_task(_drain(events))
+        self._draining.add(task)
+        task.add_done_callback(self._draining.discard)
+
+    async def _send(self, call: HttpCall, attempt: Attempt, *, streams: bool) -> HttpResponse:
+        endpoint = self.endpoint(attempt.target)
+        request = HttpRequest(
+            method=call.method,
+            url=endpoint.base_url + call.path,
+            headers={
+                "content-type": "application/json",
+                "accept": "text/event-stream" if streams else "application/json",
+                **endpoint.headers,
+                **call.headers,
+            },
+            body=call.body,
+            connect_timeout=endpoint.clocks.connect,
+        )
+        response = await _within(attempt, endpoint.transport.send(request))
+        attempt.record.http_status = response.status
+        attempt.record.provider_request_id = _request_id(response.headers)
+        if response.status == 200:
+            return response
+        try:
+            await self._refuse(endpoint, response, attempt)
+        finally:
+            response.close()
+        return response
+
+    async def _refuse(self, endpoint: Endpoint, response: HttpResponse, attempt: Attempt) -> None:
+        """Raises what a status other than 200 means; another success status passes."""
+        if 200 < response.status < 300:
+            return
+        if response.status < 400:
+            raise ProviderProtocolError(
+                "the provider answered with a redirect, which is never followed",
+                facts={"http_status": str(response.status)},
+            )
+        body = await _body(response, attempt, MAX_ERROR_BYTES)
+        raise endpoint.adapter.error(response.status, response.headers, body, attempt.target)
+
+
+async def _drain(events: AsyncGenerator[list[Event], None]) -> None:
+    try:
+        async with asyncio.timeout(DRAIN_SECONDS), aclosing(events):
+            async for _ in events:
+                pass
+    except (TimeoutError, GatewayError):
+        pass
+
+
+async def _body(response: HttpResponse, attempt: Attempt, limit: int) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    while chunk := await _within(attempt, response.read()):
+        size += len(chunk)
+        if size > limit:
+            raise ProviderProtocolError(f"the provider answered with more than {limit} bytes")
+        chunks.append(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def _within(attempt: Attempt, waiting: Awaitable[T]) -> T:
+    """Waits under the attempt's clock; the error says which clock spoke."""
+    seconds, phase = attempt.clock.limit(time.monotonic())
+    try:
+        async with asyncio.timeout(seconds):
+            return await waiting
+    except TimeoutError:
+        raise ProviderTimeout(f"the provider was too slow ({phase} clock)", facts={"phase": phase}) from None
+
+
+def _request_id(headers: Mapping[str, str]) -> str:
+    for name in REQUEST_ID_HEADERS:
+        if value := headers.get(name):
+            return value
+    return ""

@@ -1,0 +1,233 @@
+"""Each trap of grpc.aio that concerns a server, sprung through the front door."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from headgate import v1 as pb
+from tests.conftest import LogLines, Serve
+from tests.headgate_process import Headgate, ask, eventually, failing
+from tests.vendor import Exchange, Vendor, answers_text, text_chunk
+
+from headgate_server.app import Application
+from headgate_server.call import Call, CallRegistry
+from headgate_server.config import Config
+from headgate_server.errors import InvalidRequest, Violation
+from headgate_server.interceptors.access_log import access_log
+from headgate_server.interceptors.chain import Chain
+from headgate_server.interceptors.status import status
+
+SERVICE = "headgate.v1.InferenceService"
+
+
+class Misbehaving(pb.InferenceServiceServicer):
+    """A servicer that does whatever a bug or a careless dependency might do."""
+
+    def __init__(self) -> None:
+        self.cleaned_up: list[asyncio.Task[Any] | None] = []
+
+    async def Generate(  # type: ignore[override]  # the chain hands a Call in place of gRPC's context
+        self, request: pb.GenerateRequest, call: Call
+    ) -> pb.GenerateResponse:
+        match request.model:
+            case "stray-cancel":
+                child = asyncio.create_task(asyncio.sleep(10))
+                asyncio.get_running_loop().call_soon(child.cancel)
+                await child
+            case "generator-exit":
+                raise GeneratorExit
+            case "secret":
+                raise RuntimeError("the key is sk-123")
+            case "long-error":
+                violations = [Violation(f"messages[{n}].parts[0].text", "ü" * 500) for n in range(200)]
+                raise InvalidRequest("Ü" * 5000, violations=violations)
+            case "slow-cleanup":
+                try:
+                    await asyncio.sleep(30)
+                finally:
+                    await asyncio.sleep(0.3)
+                    self.cleaned_up.append(asyncio.current_task())
+        return pb.GenerateResponse(id=call.request_id)
+
+    async def StreamGenerate(  # type: ignore[override]  # the chain hands a Call in place of gRPC's context
+        self, request: pb.GenerateRequest, call: Call
+    ) -> AsyncGenerator[pb.StreamGenerateResponse, None]:
+        yield pb.StreamGenerateResponse(text_delta="first")
+        if request.model == "stray-cancel":
+            child = asyncio.create_task(asyncio.sleep(10))
+            asyncio.get_running_loop().call_soon(child.cancel)
+            await child
+        if request.model == "secret":
+            raise RuntimeError("the key is sk-123")
+        try:
+            while True:
+                yield pb.StreamGenerateResponse(text_delta="x" * 65536)
+        finally:
+            self.cleaned_up.append(asyncio.current_task())
+
+
+class Chained:
+    """A server that holds only the chain and a misbehaving servicer."""
+
+    def __init__(self) -> None:
+        self.calls = CallRegistry()
+        self.servicer = Misbehaving()
+        chain = Chain(SERVICE, self.calls, before_parse=[status, access_log])
+        self.server = grpc.aio.server(interceptors=[chain], options=[("grpc.so_reuseport", 0)])
+        pb.add_InferenceServiceServicer_to_server(self.servicer, self.server)
+        self.port = self.server.add_insecure_port("127.0.0.1:0")
+
+    async def __aenter__(self) -> Chained:
+        await self.server.start()
+        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.port}")
+        self.stub = pb.InferenceServiceStub(self.channel)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.channel.close()
+        await self.server.stop(0)
+
+
+@pytest.mark.parametrize("model", ["stray-cancel", "generator-exit"])
+async def test_a_stray_cancellation_is_answered(model: str, logged: LogLines) -> None:
+    """A CancelledError that no caller caused gets a status, where grpc.aio alone would leave the caller waiting."""
+    async with Chained() as chained:
+        unary = await failing(chained.stub.Generate(ask(model), timeout=5))
+        stream = await failing(chained.stub.StreamGenerate(ask("stray-cancel"), timeout=5))
+    assert [unary.code, stream.code] == [grpc.StatusCode.INTERNAL] * 2
+    assert [unary.reason, stream.reason] == ["INTERNAL"] * 2
+    assert [line["code"] for line in logged.calls] == ["INTERNAL"] * 2
+
+
+async def test_an_exception_text_never_reaches_the_caller(logged: LogLines) -> None:
+    """What a bug says may hold secrets: the caller gets a fixed text, the log the trace, once."""
+    async with Chained() as chained:
+        unary = await failing(chained.stub.Generate(ask("secret")))
+        stream = await failing(chained.stub.StreamGenerate(ask("secret")))
+    for failed in (unary, stream):
+        assert failed.code is grpc.StatusCode.INTERNAL
+        assert failed.message == "internal error"
+        assert "sk-123" not in str(failed.trailer)
+    assert len(logged.errors) == 2
+
+
+async def test_an_oversized_error_still_arrives_whole_and_within_its_budget() -> None:
+    """Peers replace a status above 8 KiB at random, so message and details stay within 512 and 2048 bytes."""
+    async with Chained() as chained:
+        failed = await failing(chained.stub.Generate(ask("long-error")))
+    assert failed.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert failed.reason == "INVALID_REQUEST"
+    assert failed.message.isascii()
+    assert len(failed.message) <= 512
+    assert len(failed.trailer["grpc-status-details-bin"]) <= 2048
+    assert failed.fields[0] == "messages[0].parts[0].text"
+
+
+async def test_a_blocked_write_whose_caller_left_is_cleaned_up_in_its_own_task(logged: LogLines) -> None:
+    """The generator is closed by the task that ran it, without an ERROR line, when the caller stops reading and goes."""
+    async with Chained() as chained:
+        call = chained.stub.StreamGenerate(ask("endless"))
+        await call.read()
+        await asyncio.sleep(0.2)  # the flow-control window fills and the next write blocks
+        assert len(chained.calls) == 1
+        call.cancel()
+        assert await chained.calls.drained(2)
+        assert len(chained.servicer.cleaned_up) == 1
+    assert [line["code"] for line in logged.calls] == ["CANCELLED"]
+    assert logged.errors == []
+
+
+async def test_stop_does_not_outrun_cleanup() -> None:
+    """grpc.aio's stop() returns before handlers have cleaned up; the registry waits for them."""
+    chained = Chained()
+    async with chained:
+        call = chained.stub.Generate(ask("slow-cleanup"))
+        assert await eventually(lambda: len(chained.calls) == 1)
+        await chained.server.stop(0)
+        assert await chained.calls.drained(2)
+        assert len(chained.servicer.cleaned_up) == 1
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call
+
+
+async def test_malformed_bytes_are_the_callers_error(demo: Headgate, logged: LogLines) -> None:
+    """Bytes that are no message get INVALID_ARGUMENT, without protobuf's internals and without a traceback."""
+    for method, shape in (("Generate", "unary_unary"), ("StreamGenerate", "unary_stream"), ("Embed", "unary_unary")):
+        call = getattr(demo.channel, shape)(f"/{SERVICE}/{method}")
+        failed = await failing(call(b"\xff\xff\xff\xff garbage"))
+        assert failed.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert failed.reason == "INVALID_REQUEST"
+    assert logged.errors == []
+    assert (await demo.stub.Generate(ask("demo/echo"))).candidates
+
+
+async def test_unknown_methods_and_services_are_unimplemented(demo: Headgate, logged: LogLines) -> None:
+    """Methods that do not exist get UNIMPLEMENTED, in our service and elsewhere."""
+    for path in (f"/{SERVICE}/Nope", "/other.Service/Nope"):
+        failed = await failing(demo.channel.unary_unary(path)(b""))
+        assert failed.code is grpc.StatusCode.UNIMPLEMENTED
+    assert logged.errors == []
+
+
+async def test_two_servers_cannot_share_a_port(demo: Headgate) -> None:
+    """With SO_REUSEPORT, the default, a second server would silently take half of the calls."""
+    config = Config.model_validate({"server": {"listen": demo.address}, "auth": {"anonymous": True}})
+    second = Application(config)
+    with pytest.raises(OSError, match="cannot listen"):
+        await second.start()
+    await second.stop(delay=0, grace=0)
+
+
+async def test_pool_slots_survive_cancel_churn(serve: Serve, logged: LogLines) -> None:
+    """After 200 cancelled calls over 10 connections every slot is usable, and the vendor holds no open request."""
+
+    async def behave(exchange: Exchange) -> None:
+        if exchange.json["messages"][0]["content"] == "answer":
+            await answers_text(exchange)
+        else:
+            await exchange.begin()
+            await exchange.chunk(b"data: " + b"{}" + b"\n\n")
+            await exchange.caller_closed.wait()
+
+    async with Vendor(behave) as vendor:
+        provider = {"adapter": "openai", "base_url": vendor.base_url, "max_connections": 10}
+        async with serve(providers={"vendor": provider}) as headgate:
+            for round_number in range(20):
+                calls = [headgate.stub.StreamGenerate(ask("vendor/m", "stall")) for _ in range(10)]
+                await vendor.exchange(10 * (round_number + 1))
+                for call in calls:
+                    call.cancel()
+                assert await headgate.idle()
+            answers = [headgate.stub.Generate(ask("vendor/m", "answer")) for _ in range(10)]
+            for answer in answers:
+                assert (await answer).candidates[0].message.parts[0].text == "Hello there"
+    assert logged.errors == []
+    assert [line["code"] for line in logged.calls].count("CANCELLED") == 200
+
+
+async def test_more_calls_than_the_server_holds_are_refused_with_a_hint(serve: Serve) -> None:
+    """Beyond max_concurrent_calls a call gets GATEWAY_OVERLOADED with RetryInfo at once; health still answers."""
+
+    async def stall(exchange: Exchange) -> None:
+        await exchange.begin()
+        await exchange.chunk(b"data: " + __import__("json").dumps(text_chunk("a")).encode() + b"\n\n")
+        await exchange.caller_closed.wait()
+
+    async with Vendor(stall) as vendor:
+        providers = {"vendor": {"adapter": "openai", "base_url": vendor.base_url}}
+        async with serve(providers=providers, server={"max_concurrent_calls": 2}) as headgate:
+            held = [headgate.stub.StreamGenerate(ask("vendor/m")) for _ in range(2)]
+            for call in held:
+                await call.read()
+            failed = await failing(headgate.stub.Generate(ask("vendor/m")))
+            assert (failed.code, failed.reason) == (grpc.StatusCode.UNAVAILABLE, "GATEWAY_OVERLOADED")
+            assert failed.details["RetryInfo"].retry_delay.seconds == 1
+            assert failed.trailer["grpc-retry-pushback-ms"] == "1000"
+            for call in held:
+                call.cancel()
+            assert await headgate.idle()

@@ -1,0 +1,167 @@
+"""Other people's programs that tests run: grpcurl, grpc-health-probe, a real inference server, Headgate's own command."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TOOLS = ROOT / ".tools"
+REAL_SERVER = Path(os.environ.get("HEADGATE_REAL_SERVER", ROOT.parent / "shared" / "real-server"))
+STARTUP_SECONDS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What a program that has ended printed."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def tool(name: str) -> str:
+    """The path of a tool; skips where it is missing, fails where CI=true."""
+    path = TOOLS / name
+    if not path.exists():
+        reason = f"{name} is missing: run `make tools`, which needs Go"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return str(path)
+
+
+async def run(*command: str, stdin: str = "", env: Mapping[str, str] | None = None) -> Finished:
+    """Runs a program to its end, for at most a minute."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **(env or {})},
+    )
+    async with asyncio.timeout(60):
+        stdout, stderr = await process.communicate(stdin.encode())
+    return Finished(process.returncode or 0, stdout.decode(), stderr.decode())
+
+
+async def grpcurl(address: str, method: str = "", request: Any = None, *options: str) -> Finished:
+    """Calls by grpcurl, with the schema by reflection; without a method it lists, with one of `describe` it describes."""
+    data = () if request is None else ("-d", json.dumps(request))
+    words = method.split() if method else ["list"]
+    return await run(tool("grpcurl"), "-plaintext", *options, *data, address, *words)
+
+
+def messages(output: str) -> list[Any]:
+    """The JSON messages that grpcurl printed one after another."""
+    decoder, found, position = json.JSONDecoder(), [], 0
+    text = output.strip()
+    while position < len(text):
+        message, position = decoder.raw_decode(text, position)
+        found.append(message)
+        while position < len(text) and text[position].isspace():
+            position += 1
+    return found
+
+
+@dataclass(slots=True)
+class HeadgateCommand:
+    """A running `headgate serve`, in a process of its own."""
+
+    process: asyncio.subprocess.Process
+    address: str
+    welcome: list[str]
+
+    async def stop(self, number: int = signal.SIGTERM) -> Finished:
+        """Sends a signal and waits for the end."""
+        self.process.send_signal(number)
+        return await self.ended()
+
+    async def ended(self) -> Finished:
+        async with asyncio.timeout(30):
+            stdout, stderr = await self.process.communicate()
+        return Finished(self.process.returncode or 0, stdout.decode(), stderr.decode())
+
+
+@asynccontextmanager
+async def headgate_serve(*arguments: str, env: Mapping[str, str] | None = None) -> AsyncIterator[HeadgateCommand]:
+    """`headgate serve` on a free port, once it has said that it serves."""
+    environment = {**{k: v for k, v in os.environ.items() if not k.endswith("_API_KEY")}, "PORT": "0", **(env or {})}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "headgate_server",
+        "serve",
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment,
+    )
+    try:
+        async with asyncio.timeout(STARTUP_SECONDS):
+            welcome = await _welcome(process)
+        yield HeadgateCommand(process, welcome[0].split()[-1], welcome)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+async def _welcome(process: asyncio.subprocess.Process) -> list[str]:
+    assert process.stdout is not None
+    lines: list[str] = []
+    while line := (await process.stdout.readline()).decode().rstrip():
+        lines.append(line)
+        if line.strip().startswith("headgate call"):
+            return lines
+    assert process.stderr is not None
+    raise AssertionError(f"headgate did not start: {(await process.stderr.read()).decode()}")
+
+
+@asynccontextmanager
+async def inference_server(directory: Path, *options: str) -> AsyncIterator[str]:
+    """A real llama.cpp server with a tiny random model; its base URL. Skips where it cannot run."""
+    if not (REAL_SERVER / "start_server.py").exists():
+        pytest.skip(f"no {REAL_SERVER}: set HEADGATE_REAL_SERVER to a folder with the scripts that run llama.cpp")
+    for package in ("xllamacpp", "gguf", "numpy"):
+        if package not in sys.modules:
+            pytest.importorskip(package, reason=f"{package} is not installed")
+    model = directory / "tiny.gguf"
+    made = await run(sys.executable, str(REAL_SERVER / "make_tiny_gguf.py"), str(model), "0.85")
+    assert made.code == 0, made.stderr
+    port = _free_port()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(REAL_SERVER / "start_server.py"),
+        str(model),
+        str(port),
+        *options,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(STARTUP_SECONDS):
+            assert await process.stdout.readline(), "the inference server did not start"
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.kill()
+        await process.wait()
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
