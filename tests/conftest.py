@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
-from tests.headgate_process import Headgate, running
 
 from headgate_server import logs
+from tests.headgate_process import Headgate, running
 
 Serve = Callable[..., AbstractAsyncContextManager[Headgate]]
 
@@ -42,7 +42,8 @@ class LogLines:
     @property
     def lines(self) -> list[dict[str, Any]]:
         return [
-            {**record.msg, "level": record.levelname} if isinstance(record.msg, dict)
+            {**record.msg, "level": record.levelname}
+            if isinstance(record.msg, dict)
             else {"event": record.getMessage(), "level": record.levelname, "logger": record.name}
             for record in self._capture.records
         ]

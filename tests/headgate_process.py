@@ -115,6 +115,17 @@ async def failing(call: Any) -> Failure:
     raise AssertionError("the call did not fail")
 
 
+async def until_failure(call: Any) -> tuple[list[pb.StreamGenerateResponse], Failure]:
+    """What a stream delivered before it failed, as it must."""
+    events: list[pb.StreamGenerateResponse] = []
+    try:
+        async for event in call:
+            events.append(event)  # noqa: PERF401  # what came before the failure counts
+    except grpc.aio.AioRpcError as error:
+        return events, failure(error)
+    raise AssertionError("the stream did not fail")
+
+
 async def eventually(condition: Any, seconds: float = 2.0) -> bool:
     """Whether the condition becomes true in time."""
     async with asyncio.timeout(seconds):

@@ -9,8 +9,9 @@ from typing import Any
 import grpc
 import pytest
 from headgate import v1 as pb
+
 from tests.conftest import LogLines, Serve
-from tests.headgate_process import Headgate, ask, failing, failure, user
+from tests.headgate_process import Headgate, ask, failing, until_failure, user
 from tests.vendor import (
     Exchange,
     Vendor,
@@ -49,9 +50,7 @@ async def breaks_after_text(exchange: Exchange) -> None:
 async def test_the_first_target_answers_and_the_others_are_left_alone(serve: Serve) -> None:
     """Targets are tried in order; one that answers ends the search."""
     async with Vendor(answers_text) as first, Vendor(answers_text) as second:
-        async with serve(
-            providers={"a": at(first), "b": at(second)}, models={"fast": alias("a", "b")}
-        ) as headgate:
+        async with serve(providers={"a": at(first), "b": at(second)}, models={"fast": alias("a", "b")}) as headgate:
             answer = await headgate.stub.Generate(ask("fast"))
     assert answer.provider == "a"
     assert answer.model == "vendor-model-1"
@@ -62,7 +61,7 @@ async def test_the_first_target_answers_and_the_others_are_left_alone(serve: Ser
 
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_a_failing_target_is_followed_by_the_next_before_the_commit_point(serve: Serve, streamed: bool) -> None:
-    """A 500 and an unreachable vendor cost an attempt each; the third target answers, and the record names all three."""
+    """A 500 and an unreachable vendor cost an attempt each; the third target answers, all three are on record."""
     async with Vendor(answers_500) as broken, Vendor(answers_text) as healthy:
         providers = {
             "broken": at(broken),
@@ -86,15 +85,9 @@ async def test_a_failing_target_is_followed_by_the_next_before_the_commit_point(
 async def test_a_stream_is_not_retried_after_the_commit_point(serve: Serve, logged: LogLines) -> None:
     """Once text went out a break ends the call with ABORTED: parts incomplete, the end partial, no second target."""
     async with Vendor(breaks_after_text) as breaking, Vendor(answers_text) as healthy:
-        async with serve(
-            providers={"a": at(breaking), "b": at(healthy)}, models={"fast": alias("a", "b")}
-        ) as headgate:
+        async with serve(providers={"a": at(breaking), "b": at(healthy)}, models={"fast": alias("a", "b")}) as headgate:
             call = headgate.stub.StreamGenerate(ask("fast"))
-            events = []
-            with pytest.raises(grpc.aio.AioRpcError) as error:
-                async for event in call:
-                    events.append(event)
-    failed = failure(error.value)
+            events, failed = await until_failure(call)
     assert (failed.code, failed.reason) == (grpc.StatusCode.ABORTED, "STREAM_INTERRUPTED")
     assert failed.facts["partial_output"] == "true"
     assert failed.trailer["grpc-retry-pushback-ms"] == "-1"
@@ -125,9 +118,7 @@ async def test_nothing_is_delivered_before_the_first_content(serve: Serve) -> No
         exchange.reset()
 
     async with Vendor(role_then_break) as breaking, Vendor(answers_text) as healthy:
-        async with serve(
-            providers={"a": at(breaking), "b": at(healthy)}, models={"fast": alias("a", "b")}
-        ) as headgate:
+        async with serve(providers={"a": at(breaking), "b": at(healthy)}, models={"fast": alias("a", "b")}) as headgate:
             call = headgate.stub.StreamGenerate(ask("fast"))
             await breaking.exchange()
             headers = asyncio.ensure_future(call.initial_metadata())
@@ -262,9 +253,7 @@ async def test_a_request_the_vendor_calls_invalid_is_not_tried_elsewhere(serve: 
         await exchange.answer(400, {"error": {"type": "invalid_request_error", "message": "no"}})
 
     async with Vendor(refuse) as first, Vendor(answers_text) as second:
-        async with serve(
-            providers={"a": at(first), "b": at(second)}, models={"fast": alias("a", "b")}
-        ) as headgate:
+        async with serve(providers={"a": at(first), "b": at(second)}, models={"fast": alias("a", "b")}) as headgate:
             failed = await failing(headgate.stub.Generate(ask("fast")))
     assert failed.reason == "PROVIDER_REJECTED_REQUEST"
     assert second.exchanges == []
@@ -287,9 +276,7 @@ async def test_a_context_overflow_moves_on_only_with_its_trigger(serve: Serve) -
 async def test_the_routing_policy_chooses_among_providers(serve: Serve) -> None:
     """Allowed and denied providers are honoured; none left is NO_ELIGIBLE_PROVIDER; max_attempts caps the tries."""
     async with Vendor(answers_500) as broken, Vendor(answers_text) as healthy:
-        async with serve(
-            providers={"a": at(broken), "b": at(healthy)}, models={"fast": alias("a", "b")}
-        ) as headgate:
+        async with serve(providers={"a": at(broken), "b": at(healthy)}, models={"fast": alias("a", "b")}) as headgate:
             allowed = ask("fast", routing=pb.RoutingPolicy(allowed_providers=["b"]))
             denied = ask("fast", routing=pb.RoutingPolicy(denied_providers=["a"]))
             assert len((await headgate.stub.Generate(allowed)).attempts) == 1
@@ -349,7 +336,7 @@ async def test_the_vendor_is_sent_what_was_asked(serve: Serve) -> None:
 
 
 async def test_the_request_id_is_echoed_everywhere(serve: Serve, logged: LogLines) -> None:
-    """A caller's x-request-id comes back in initial metadata, on errors in RequestInfo and the trailer, and in the log."""
+    """A caller's x-request-id comes back in initial metadata, RequestInfo, the trailer, and stands in the log."""
     async with Vendor(answers_text) as vendor, serve(providers={"v": at(vendor)}) as headgate:
         metadata = (("x-request-id", "trace-me-1"),)
         unary = headgate.stub.Generate(ask("v/m"), metadata=metadata)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from headgate import v1 as pb
+
 from tests.conftest import Serve
 from tests.headgate_process import Headgate, ask, failing
 from tests.tools import ROOT, grpcurl, headgate_serve, messages, run, tool
@@ -58,7 +61,7 @@ async def test_the_health_probe_reports_serving_for_every_name(demo: Headgate) -
 async def test_health_watch_passes_the_chain_and_tells_of_the_drain(serve: Serve) -> None:
     """Watch streams through all interceptors; on a drain readiness turns, liveness stays."""
     async with serve(providers={"demo": {"adapter": "mock"}}) as headgate:
-        stub = health_pb2_grpc.HealthStub(headgate.channel)
+        stub: Any = health_pb2_grpc.HealthStub(headgate.channel)
         watches = {name: stub.Watch(health_pb2.HealthCheckRequest(service=name)) for name in NAMES}
         for watch in watches.values():
             assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
@@ -75,7 +78,7 @@ async def test_health_watch_passes_the_chain_and_tells_of_the_drain(serve: Serve
         await draining
 
 
-async def test_sigterm_lets_a_stream_finish_and_exits_0(tmp_path: object) -> None:
+async def test_sigterm_lets_a_stream_finish_and_exits_0(tmp_path: Path) -> None:
     """On SIGTERM a stream in flight ends whole, new calls are refused, the log is JSON and the exit code 0."""
     proceed = asyncio.Event()
 
@@ -87,7 +90,7 @@ async def test_sigterm_lets_a_stream_finish_and_exits_0(tmp_path: object) -> Non
         await exchange.end()
 
     async with Vendor(slow) as vendor:
-        config = ROOT.joinpath(str(tmp_path), "headgate.yaml")
+        config = tmp_path / "headgate.yaml"
         config.write_text(
             "server: {drain_delay: 0.2, drain_grace: 20}\nproviders:\n"
             f'  v: {{adapter: openai, base_url: "{vendor.base_url}"}}\n'
@@ -95,7 +98,7 @@ async def test_sigterm_lets_a_stream_finish_and_exits_0(tmp_path: object) -> Non
         async with headgate_serve("--config", str(config)) as headgate:
             async with grpc.aio.insecure_channel(headgate.address) as channel:
                 stub = pb.InferenceServiceStub(channel)
-                call = stub.StreamGenerate(ask("v/m"))
+                call: Any = stub.StreamGenerate(ask("v/m"))
                 first = [await call.read() for _ in range(3)]
                 headgate.process.send_signal(signal.SIGTERM)
                 await asyncio.sleep(0.6)
@@ -115,7 +118,7 @@ async def test_sigterm_lets_a_stream_finish_and_exits_0(tmp_path: object) -> Non
     assert lines[2]["request_id"]
 
 
-async def test_a_second_signal_cuts_the_drain_short(tmp_path: object) -> None:
+async def test_a_second_signal_cuts_the_drain_short(tmp_path: Path) -> None:
     """A drain that would take a minute ends at once; the call in flight is cancelled and logged."""
 
     async def stall(exchange: Exchange) -> None:
@@ -124,7 +127,7 @@ async def test_a_second_signal_cuts_the_drain_short(tmp_path: object) -> None:
         await exchange.caller_closed.wait()
 
     async with Vendor(stall) as vendor:
-        config = ROOT.joinpath(str(tmp_path), "headgate.yaml")
+        config = tmp_path / "headgate.yaml"
         config.write_text(
             "server: {drain_delay: 30, drain_grace: 30}\nproviders:\n"
             f'  v: {{adapter: openai, base_url: "{vendor.base_url}"}}\n'

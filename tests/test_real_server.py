@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,6 +11,7 @@ import grpc.aio
 import numpy as np
 import pytest
 from headgate import v1 as pb
+
 from tests.headgate_process import ask, failing, user
 from tests.tools import grpcurl, headgate_serve, inference_server, messages
 
@@ -167,7 +167,8 @@ async def test_grpcurl_lists_describes_generates_streams_and_embeds(address: str
     }
     (answer,) = messages((await grpcurl(address, f"{SERVICE}/Generate", request)).stdout)
     events = messages((await grpcurl(address, f"{SERVICE}/StreamGenerate", request)).stdout)
-    assert "".join(event.get("textDelta", "") for event in events) == answer["candidates"][0]["message"]["parts"][0]["text"]
+    (part,) = answer["candidates"][0]["message"]["parts"]
+    assert "".join(event.get("textDelta", "") for event in events) == part["text"]
     assert "generationStart" in events[0]
     assert "generationEnd" in events[-1]
     embed = {"model": "tiny", "inputs": [{"text": "a"}], "layout": "EMBED_LAYOUT_FLOAT_LIST"}

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
 import pytest
 from headgate import v1 as pb
-from tests.conftest import LogLines, Serve
-from tests.headgate_process import Headgate, ask, eventually, failing
-from tests.vendor import Exchange, Vendor, answers_text, text_chunk
 
 from headgate_server.app import Application
 from headgate_server.call import Call, CallRegistry
@@ -21,19 +18,21 @@ from headgate_server.errors import InvalidRequest, Violation
 from headgate_server.interceptors.access_log import access_log
 from headgate_server.interceptors.chain import Chain
 from headgate_server.interceptors.status import status
+from tests.conftest import LogLines, Serve
+from tests.headgate_process import Headgate, ask, eventually, failing
+from tests.vendor import Exchange, Vendor, answers_text, sse, text_chunk
 
 SERVICE = "headgate.v1.InferenceService"
 
 
-class Misbehaving(pb.InferenceServiceServicer):
+class Misbehaving:
     """A servicer that does whatever a bug or a careless dependency might do."""
 
     def __init__(self) -> None:
         self.cleaned_up: list[asyncio.Task[Any] | None] = []
+        self.Embed = self.ListModels = self.Health = self.Generate
 
-    async def Generate(  # type: ignore[override]  # the chain hands a Call in place of gRPC's context
-        self, request: pb.GenerateRequest, call: Call
-    ) -> pb.GenerateResponse:
+    async def Generate(self, request: pb.GenerateRequest, call: Call) -> pb.GenerateResponse:
         match request.model:
             case "stray-cancel":
                 child = asyncio.create_task(asyncio.sleep(10))
@@ -54,7 +53,7 @@ class Misbehaving(pb.InferenceServiceServicer):
                     self.cleaned_up.append(asyncio.current_task())
         return pb.GenerateResponse(id=call.request_id)
 
-    async def StreamGenerate(  # type: ignore[override]  # the chain hands a Call in place of gRPC's context
+    async def StreamGenerate(
         self, request: pb.GenerateRequest, call: Call
     ) -> AsyncGenerator[pb.StreamGenerateResponse, None]:
         yield pb.StreamGenerateResponse(text_delta="first")
@@ -79,7 +78,7 @@ class Chained:
         self.servicer = Misbehaving()
         chain = Chain(SERVICE, self.calls, before_parse=[status, access_log])
         self.server = grpc.aio.server(interceptors=[chain], options=[("grpc.so_reuseport", 0)])
-        pb.add_InferenceServiceServicer_to_server(self.servicer, self.server)
+        pb.add_InferenceServiceServicer_to_server(cast(pb.InferenceServiceServicer, self.servicer), self.server)
         self.port = self.server.add_insecure_port("127.0.0.1:0")
 
     async def __aenter__(self) -> Chained:
@@ -129,7 +128,7 @@ async def test_an_oversized_error_still_arrives_whole_and_within_its_budget() ->
 
 
 async def test_a_blocked_write_whose_caller_left_is_cleaned_up_in_its_own_task(logged: LogLines) -> None:
-    """The generator is closed by the task that ran it, without an ERROR line, when the caller stops reading and goes."""
+    """The generator is closed by the task that ran it, without an ERROR line, when a caller who stopped reading goes."""
     async with Chained() as chained:
         call = chained.stub.StreamGenerate(ask("endless"))
         await call.read()
@@ -158,7 +157,7 @@ async def test_stop_does_not_outrun_cleanup() -> None:
 async def test_malformed_bytes_are_the_callers_error(demo: Headgate, logged: LogLines) -> None:
     """Bytes that are no message get INVALID_ARGUMENT, without protobuf's internals and without a traceback."""
     for method, shape in (("Generate", "unary_unary"), ("StreamGenerate", "unary_stream"), ("Embed", "unary_unary")):
-        call = getattr(demo.channel, shape)(f"/{SERVICE}/{method}")
+        call: Any = getattr(demo.channel, shape)(f"/{SERVICE}/{method}")
         failed = await failing(call(b"\xff\xff\xff\xff garbage"))
         assert failed.code is grpc.StatusCode.INVALID_ARGUMENT
         assert failed.reason == "INVALID_REQUEST"
@@ -169,7 +168,8 @@ async def test_malformed_bytes_are_the_callers_error(demo: Headgate, logged: Log
 async def test_unknown_methods_and_services_are_unimplemented(demo: Headgate, logged: LogLines) -> None:
     """Methods that do not exist get UNIMPLEMENTED, in our service and elsewhere."""
     for path in (f"/{SERVICE}/Nope", "/other.Service/Nope"):
-        failed = await failing(demo.channel.unary_unary(path)(b""))
+        call: Any = demo.channel.unary_unary(path)
+        failed = await failing(call(b""))
         assert failed.code is grpc.StatusCode.UNIMPLEMENTED
     assert logged.errors == []
 
@@ -191,7 +191,7 @@ async def test_pool_slots_survive_cancel_churn(serve: Serve, logged: LogLines) -
             await answers_text(exchange)
         else:
             await exchange.begin()
-            await exchange.chunk(b"data: " + b"{}" + b"\n\n")
+            await exchange.chunk(sse({}))
             await exchange.caller_closed.wait()
 
     async with Vendor(behave) as vendor:
@@ -215,7 +215,7 @@ async def test_more_calls_than_the_server_holds_are_refused_with_a_hint(serve: S
 
     async def stall(exchange: Exchange) -> None:
         await exchange.begin()
-        await exchange.chunk(b"data: " + __import__("json").dumps(text_chunk("a")).encode() + b"\n\n")
+        await exchange.chunk(sse(text_chunk("a")))
         await exchange.caller_closed.wait()
 
     async with Vendor(stall) as vendor:

@@ -1,4 +1,4 @@
-"""Other people's programs that tests run: grpcurl, grpc-health-probe, a real inference server, Headgate's own command."""
+"""Programs that tests run: grpcurl, grpc-health-probe, a real inference server, Headgate's own command."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def run(*command: str, stdin: str = "", env: Mapping[str, str] | None = No
 
 
 async def grpcurl(address: str, method: str = "", request: Any = None, *options: str) -> Finished:
-    """Calls by grpcurl, with the schema by reflection; without a method it lists, with one of `describe` it describes."""
+    """Calls by grpcurl, with the schema by reflection; lists without a method, describes with `describe NAME`."""
     data = () if request is None else ("-d", json.dumps(request))
     words = method.split() if method else ["list"]
     return await run(tool("grpcurl"), "-plaintext", *options, *data, address, *words)

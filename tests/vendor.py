@@ -154,9 +154,7 @@ async def _read_request(reader: _WatchedReader, writer: asyncio.StreamWriter) ->
         return None
     request_line, *header_lines = head.decode("latin-1").split("\r\n")[:-2]
     method, path, _ = request_line.split(" ", 2)
-    headers = {
-        name.lower(): value.strip() for name, _, value in (line.partition(":") for line in header_lines)
-    }
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in header_lines)}
     body = await reader.readexactly(int(headers.get("content-length", "0")))
     return Exchange(method, path, headers, body, writer, reader.closed)
 
@@ -200,9 +198,7 @@ def completion(text: str = "Hello there", finish: str = "stop") -> dict[str, Any
         "object": "chat.completion",
         "created": 1_790_000_000,
         "model": "vendor-model-1",
-        "choices": [
-            {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
-        ],
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}],
         "usage": {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8},
     }
 

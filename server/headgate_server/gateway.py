@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from typing import TypeVar
@@ -13,8 +12,9 @@ from headgate import v1 as pb
 from headgate_server import embeddings
 from headgate_server.attempt import Attempt, begin
 from headgate_server.call import Call
-from headgate_server.errors import GatewayError, StreamInterrupted
-from headgate_server.providers.base import HttpCall, Stream, Target
+from headgate_server.errors import GatewayError
+from headgate_server.generation import Generation, finish_word, new_id
+from headgate_server.providers.base import Target
 from headgate_server.resilience.health import ProviderRecord
 from headgate_server.routing import Routes, next_target_may_answer
 from headgate_server.upstream import Upstream
@@ -62,11 +62,11 @@ class Gateway:
                 return answer
 
         answer = await self._first(request, call, answer_from)
-        answer.id = _new_id()
+        answer.id = new_id()
         if not answer.HasField("create_time"):
             answer.create_time.GetCurrentTime()
         answer.attempts.extend(call.attempts)
-        call.finish_reasons = [_finish_word(candidate.finish) for candidate in answer.candidates]
+        call.finish_reasons = [finish_word(candidate.finish) for candidate in answer.candidates]
         return answer
 
     async def stream(self, request: pb.GenerateRequest, call: Call) -> AsyncGenerator[pb.StreamGenerateResponse, None]:
@@ -81,7 +81,9 @@ class Gateway:
             with self._attempt(request, target, call) as attempt:
                 adapter = self._upstream.endpoint(target).adapter
                 http_call = adapter.encode(request, target, stream=True)
-                generation = Generation(self._upstream, attempt, http_call, adapter.Stream(target), call)
+                generation = Generation(
+                    self._upstream, attempt, http_call, adapter.Stream(target), call, request.stream
+                )
                 await generation.commit()
                 return generation
 
@@ -120,7 +122,7 @@ class Gateway:
 
         answer = await self._first(request, call, answer_from)
         embeddings.convert(answer, request)
-        answer.id = _new_id()
+        answer.id = new_id()
         answer.attempts.extend(call.attempts)
         return answer
 
@@ -146,120 +148,6 @@ class Gateway:
         attempt = begin(call, target, clocks, self._health[target.provider])
         with attempt.watched():
             yield attempt
-
-
-class Generation:
-    """One stream from one target: the vendor's events in, ours out. Nobody else closes what it opens."""
-
-    def __init__(self, upstream: Upstream, attempt: Attempt, http_call: HttpCall, stream: Stream, call: Call) -> None:
-        self._upstream = upstream
-        self._attempt = attempt
-        self._http_call = http_call
-        self._stream = stream
-        self._call = call
-        self._vendor_events = upstream.stream(http_call, attempt)
-        self._held_back: list[pb.StreamGenerateResponse] = []
-        self._ended = False
-
-    async def commit(self) -> None:
-        """Waits for the first content, or the end of an answer without any.
-
-        Raises:
-            GatewayError: neither came; nothing was delivered and another target may be tried.
-        """
-        try:
-            self._held_back = await self._read()
-        except BaseException:
-            await self._vendor_events.aclose()
-            raise
-        if any(event.HasField("part_start") for event in self._held_back):
-            self._attempt.content_came()
-        self._begin(self._held_back[0].generation_start)
-
-    async def events(self) -> AsyncGenerator[pb.StreamGenerateResponse, None]:
-        """What was held back until the commit, then the rest.
-
-        Raises:
-            StreamInterrupted: the vendor broke off; the events before it say what is partial.
-        """
-        try:
-            events = self._held_back
-            while events:
-                for event in events:
-                    yield event
-                events = await self._read()
-        except GatewayError as error:
-            self._attempt.failed(error)
-            await self._vendor_events.aclose()
-            for event in self._interrupt(pb.FINISH_REASON_ERROR):
-                yield event
-            raise _interrupted(error) from error
-        finally:
-            if not self._ended:
-                self._attempt.cancelled()
-                self._interrupt(pb.FINISH_REASON_CANCELLED)
-            if not self._stream.complete:
-                await self._vendor_events.aclose()
-
-    async def _read(self) -> list[pb.StreamGenerateResponse]:
-        """The next events, of at least one socket read; none after the end."""
-        if self._ended:
-            return []
-        async for vendor_events in self._vendor_events:
-            events = self._stream.feed(vendor_events)
-            if self._stream.complete:
-                self._upstream.finish(self._vendor_events)
-                return events + self._end(self._stream.end())
-            if events:
-                return events
-        return self._end(self._stream.end())
-
-    def _begin(self, start: pb.GenerationStart) -> None:
-        start.id = _new_id()
-        start.provider = self._attempt.target.provider
-        start.model = start.model or self._attempt.target.model
-        start.attempt = self._attempt.record.number
-        start.warnings.extend(self._http_call.warnings)
-        if not start.HasField("create_time"):
-            start.create_time.GetCurrentTime()
-
-    def _end(self, events: list[pb.StreamGenerateResponse]) -> list[pb.StreamGenerateResponse]:
-        self._ended = True
-        end = events[-1].generation_end
-        self._attempt.answered(end.usage if end.HasField("usage") else None)
-        return self._accounted(events)
-
-    def _interrupt(self, finish: pb.FinishReason.ValueType) -> list[pb.StreamGenerateResponse]:
-        self._ended = True
-        events = self._stream.interrupt(finish)
-        end = events[-1].generation_end
-        if end.HasField("usage"):
-            self._attempt.record.usage.CopyFrom(end.usage)
-        return self._accounted(events)
-
-    def _accounted(self, events: list[pb.StreamGenerateResponse]) -> list[pb.StreamGenerateResponse]:
-        """The last events, with the whole call's account in generation_end."""
-        finishes = [event.candidate_end.finish for event in events if event.HasField("candidate_end")]
-        self._call.finish_reasons = [_finish_word(finish) for finish in finishes]
-        events[-1].generation_end.attempts.extend(self._call.attempts)
-        return events
-
-
-def _interrupted(error: GatewayError) -> StreamInterrupted:
-    facts = {**error.facts, "partial_output": "true", "cause": error.reason}
-    return StreamInterrupted(
-        "the provider's stream broke off after content was delivered",
-        facts=facts,
-        vendor_detail=error.vendor_detail or error.message,
-    )
-
-
-def _finish_word(finish: pb.Finish) -> str:
-    return pb.FinishReason.Name(finish.reason).removeprefix("FINISH_REASON_")
-
-
-def _new_id() -> str:
-    return f"gen-{uuid.uuid4().hex}"
 
 
 async def _all_or_nothing(answers: Sequence[Coroutine[None, None, T]]) -> list[T]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -74,8 +74,12 @@ class Upstream:
         finally:
             response.close()
 
-    async def stream(self, call: HttpCall, attempt: Attempt) -> AsyncGenerator[list[Event], None]:
-        """The events of the answer, those of one read together.
+    async def stream(
+        self, call: HttpCall, attempt: Attempt, *, coalesce: float = 0.0
+    ) -> AsyncGenerator[list[Event], None]:
+        """The events of the answer, those of one read together, or of all reads within `coalesce` seconds.
+
+        The first events never wait.
 
         Raises:
             GatewayError: the vendor answered an error, or none, or too late, or broke off.
@@ -84,9 +88,14 @@ class Upstream:
         response = await self._send(call, attempt, streams=True)
         try:
             decoder = Decoder()
+            patience = 0.0
             while chunk := await _within(attempt, response.read()):
-                if events := decoder.feed(chunk):
+                events = decoder.feed(chunk)
+                if patience:
+                    await _gather(events, response, decoder, patience)
+                if events:
                     yield events
+                    patience = coalesce
             if events := decoder.end():
                 yield events
         finally:
@@ -140,12 +149,18 @@ class Upstream:
 
 
 async def _drain(events: AsyncGenerator[list[Event], None]) -> None:
-    try:
+    with suppress(TimeoutError, GatewayError):
         async with asyncio.timeout(DRAIN_SECONDS), aclosing(events):
             async for _ in events:
                 pass
-    except (TimeoutError, GatewayError):
-        pass
+
+
+async def _gather(events: list[Event], response: HttpResponse, decoder: Decoder, seconds: float) -> None:
+    """Adds what arrives within the time. What goes wrong meanwhile is for the next read to say."""
+    with suppress(TimeoutError, GatewayError):
+        async with asyncio.timeout(seconds):
+            while chunk := await response.read():
+                events += decoder.feed(chunk)
 
 
 async def _body(response: HttpResponse, attempt: Attempt, limit: int) -> bytes:

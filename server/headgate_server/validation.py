@@ -15,7 +15,7 @@ from headgate_server.errors import InvalidRequest, UnsupportedParameter, Violati
 MAX_LABELS = 16
 MAX_LABEL_KEY_BYTES = 64
 MAX_LABEL_VALUE_BYTES = 256
-MAX_PAGE_SIZE = 1000
+MAX_COALESCE_MILLISECONDS = 1000
 NAMED_IN_MESSAGE = 3
 
 Violations = Iterator[Violation]
@@ -27,8 +27,6 @@ def check_generate(request: pb.GenerateRequest) -> None:
     """Raises InvalidRequest with every violation, or UnsupportedParameter for what this server does not do yet."""
     _refuse(_generate(request))
     _refuse_unsupported(_not_yet(request.routing, request.execution))
-    if request.stream.max_coalesce_delay.ToNanoseconds():
-        raise _unsupported("stream.max_coalesce_delay")
 
 
 def check_embed(request: pb.EmbedRequest) -> None:
@@ -62,6 +60,9 @@ def _generate(request: pb.GenerateRequest) -> Violations:
         yield from _config(request.config)
     if request.HasField("reasoning") and request.reasoning.budget_tokens < -1:
         yield Violation("reasoning.budget_tokens", "must be at least -1")
+    delay = request.stream.max_coalesce_delay
+    if not 0 <= delay.ToMilliseconds() <= MAX_COALESCE_MILLISECONDS or delay.nanos < 0:
+        yield Violation("stream.max_coalesce_delay", f"must be between 0 and {MAX_COALESCE_MILLISECONDS} ms")
     yield from _common(request)
 
 
@@ -307,13 +308,10 @@ def _not_yet(routing: pb.RoutingPolicy, execution: pb.ExecutionPolicy) -> Iterat
 
 
 def _refuse_unsupported(fields: Iterable[str]) -> None:
-    for field in fields:
-        raise _unsupported(field)
-
-
-def _unsupported(field: str) -> UnsupportedParameter:
-    description = "is not implemented by this server yet"
-    return UnsupportedParameter(f"{field}: {description}", violations=[Violation(field, description)])
+    found = [Violation(field, "is not implemented by this server yet") for field in fields]
+    if found:
+        message = "; ".join(f"{violation.field}: {violation.description}" for violation in found)
+        raise UnsupportedParameter(message, violations=found)
 
 
 def _known(enum: Any, value: int, path: str) -> Violations:

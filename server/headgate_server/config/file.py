@@ -17,14 +17,9 @@ import yaml
 
 Key: TypeAlias = tuple[str | int, ...]
 
-_REFERENCE = re.compile(
-    r"\$(?:(?P<dollar>\$)|\{(?:(?P<name>[A-Za-z_]\w*)(?::-(?P<default>[^}]*))?\})?)", re.ASCII
-)
+_REFERENCE = re.compile(r"\$(?:(?P<dollar>\$)|\{(?:(?P<name>[A-Za-z_]\w*)(?::-(?P<default>[^}]*))?\})?)", re.ASCII)
 _CORE = "tag:yaml.org,2002:"
-_TAGS = {
-    _CORE + name
-    for name in ["bool", "float", "int", "map", "merge", "null", "seq", "str", "timestamp", "value"]
-}
+_TAGS = {_CORE + name for name in ["bool", "float", "int", "map", "merge", "null", "seq", "str", "timestamp", "value"]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +120,8 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(
-                problem="aliases are not supported, write the value out", problem_mark=mark
-            )
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # types-PyYAML leaves it untyped
+            raise yaml.MarkedYAMLError(problem="aliases are not supported, write the value out", problem_mark=mark)
         return super().compose_node(parent, index)
 
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from headgate_server.config.file import ConfigError, Document, Key, Problem, read
+from headgate_server.config.file import ConfigError, Document, Key, read
 from headgate_server.config.tree import (
     Alias,
     Auth,

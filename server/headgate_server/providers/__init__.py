@@ -41,30 +41,18 @@ def resolve(name: str, provider: Provider) -> tuple[Host, Adapter]:
     Raises:
         UnresolvedProvider: no such host or adapter, no address, or the adapter cannot be imported.
     """
-    host = resolve_host(name, provider)
-    return host, load_adapter(host.adapter)
-
-
-def resolve_host(name: str, provider: Provider) -> Host:
-    """The row that the provider borrows, or a row of its own, with the provider's settings in it.
-
-    Raises:
-        UnresolvedProvider: there is no such row, or no adapter or address without it.
-    """
-    row = HOSTS.get(provider.host or name)
-    if provider.host and row is None:
-        raise UnresolvedProvider("host", f"there is no host {provider.host}{did_you_mean(provider.host, HOSTS)}")
-    if row is None:
-        row = _unlisted_host(name, provider)
-    if not (provider.base_url or row.base_url):
-        raise UnresolvedProvider("base_url", "is required, because no address is known")
-    return replace(
+    row = _row(name, provider)
+    host = replace(
         row,
         adapter=provider.adapter or row.adapter,
         base_url=provider.base_url or row.base_url,
         issuer=provider.issuer or row.issuer or row.name,
         quirks=replace(row.quirks, **provider.quirks),
     )
+    adapter = load_adapter(host.adapter)
+    if not host.base_url:
+        raise UnresolvedProvider("base_url", "is required, because no address is known")
+    return host, adapter
 
 
 def load_adapter(name: str) -> Adapter:
@@ -85,8 +73,16 @@ def load_adapter(name: str) -> Adapter:
     raise UnresolvedProvider("adapter", f"there is no adapter {name}{suggestion}")
 
 
-def _unlisted_host(name: str, provider: Provider) -> Host:
+def _row(name: str, provider: Provider) -> Host:
+    """The known host that the provider is or borrows, or a row of its own."""
+    row = HOSTS.get(provider.host or name)
+    if row:
+        return row
+    if provider.host:
+        raise UnresolvedProvider("host", f"there is no host {provider.host}{did_you_mean(provider.host, HOSTS)}")
     if not provider.adapter:
-        suggestion = did_you_mean(name, HOSTS)
-        raise UnresolvedProvider("adapter", f"is required, because {name} is not a known host{suggestion}")
-    return Host(name, provider.adapter, MOCK_BASE_URL if provider.adapter == "mock" else "")
+        reason = f"is required, because {name} is not a known host{did_you_mean(name, HOSTS)}"
+        raise UnresolvedProvider("adapter", reason)
+    if provider.adapter == "mock":
+        return Host(name, "mock", MOCK_BASE_URL, quirks=HOSTS["openai"].quirks)
+    return Host(name, provider.adapter, "")

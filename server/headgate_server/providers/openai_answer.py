@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import binascii
-from base64 import b64decode
-from collections.abc import Iterator, Mapping
-from decimal import ROUND_HALF_UP, Decimal
+from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from headgate import v1 as pb
 
 from headgate_server.errors import ProviderProtocolError
 from headgate_server.json_codec import JsonObject, is_json, loads_object, text_of
 from headgate_server.providers.base import Target
 from headgate_server.providers.openai_errors import reported_error
+from headgate_server.providers.openai_usage import cost, find_usage, usage
+from headgate_server.providers.reading import (
+    count,
+    create_time,
+    decode_base64,
+    extras,
+    mapping,
+    metadata,
+    number,
+    objects,
+    text,
+)
 from headgate_server.providers.think_tags import ThinkTags
 
 FINISH = {
@@ -55,12 +63,7 @@ MESSAGE_FIELDS = (
 CALL_FIELDS = frozenset(("index", "id", "type", "function", "custom"))
 CITATION_FIELDS = frozenset(("url", "title", "start_index", "end_index", "content"))
 SEARCH_FIELDS = frozenset(("url", "title", "snippet"))
-MAX_UINT32 = 2**32 - 1
-MAX_INT64 = 2**63 - 1
 MAX_CANDIDATES = 128
-END_OF_TIME = 253402300799
-NANOS = 10**9
-NANOS_PER_XAI_TICK = Decimal("0.1")
 
 
 def decode(body: bytes, target: Target) -> pb.GenerateResponse:
@@ -83,7 +86,7 @@ def decode(body: bytes, target: Target) -> pb.GenerateResponse:
         system_fingerprint=text(answer.get("system_fingerprint")),
         service_tier=text(answer.get("service_tier")),
         create_time=create_time(answer.get("created")),
-        provider_metadata=metadata(_answer_extras(answer, choices), target),
+        provider_metadata=metadata(_answer_extras(answer, choices), target.issuer),
     )
     response.candidates.sort(key=lambda candidate: candidate.index)
     sources = list(search_citations(answer.get("citations"), answer.get("search_results")))
@@ -113,7 +116,7 @@ def _candidate(choice: JsonObject, number: int, target: Target) -> pb.Candidate:
             refused=any(part.HasField("refusal") for part in parts),
             calls=any(part.HasField("tool_call") for part in parts),
         ),
-        provider_metadata=metadata(_message_extras(message), target),
+        provider_metadata=metadata(_message_extras(message), target.issuer),
     )
 
 
@@ -130,7 +133,7 @@ def _spoken(message: JsonObject, choice: JsonObject, target: Target) -> Iterator
     if thoughts:
         yield pb.Part(
             reasoning=pb.Reasoning(text=thoughts, kind=said.reasoning_kind),
-            provider_metadata=metadata(said.reasoning_extras, target),
+            provider_metadata=metadata(said.reasoning_extras, target.issuer),
         )
     logprobs = mapping(choice.get("logprobs"))
     tokens = read_logprobs(logprobs.get("content"))
@@ -144,15 +147,14 @@ def _spoken(message: JsonObject, choice: JsonObject, target: Target) -> Iterator
     yield from said.items
     audio = mapping(message.get("audio"))
     if audio.get("id") or audio.get("data") or audio.get("transcript"):
+        media = pb.Media(kind=pb.MEDIA_KIND_AUDIO, transcript=text(audio.get("transcript")))
+        if data := decode_base64(audio.get("data")):
+            media.data = data
         yield pb.Part(
-            media=pb.Media(
-                kind=pb.MEDIA_KIND_AUDIO,
-                data=decode_base64(audio.get("data")),
-                transcript=text(audio.get("transcript")),
-            ),
+            media=media,
             item_id=text(audio.get("id")),
             issuer=target.issuer,
-            provider_metadata=metadata(audio_extras(audio), target),
+            provider_metadata=metadata(audio_extras(audio), target.issuer),
         )
 
 
@@ -165,7 +167,7 @@ def _tool_call(call: JsonObject, target: Target) -> pb.Part:
         incomplete = not is_json(arguments)
     return pb.Part(
         tool_call=pb.ToolCall(id=text(call.get("id")) or new_call_id(), name=name, arguments=arguments, kind=kind),
-        provider_metadata=metadata(extras(call, CALL_FIELDS), target),
+        provider_metadata=metadata(extras(call, CALL_FIELDS), target.issuer),
         incomplete=incomplete,
     )
 
@@ -227,82 +229,6 @@ def finish(word: str, stop_reason: object = None, *, refused: bool = False, call
         reason = pb.FINISH_REASON_TOOL_CALLS
     stop_sequence = stop_reason if isinstance(stop_reason, str) else ""
     return pb.Finish(reason=reason, provider_reason=word, stop_sequence=stop_sequence)
-
-
-def find_usage(answer: JsonObject) -> JsonObject:
-    """The usage object: on top, under x_groq, or in a choice; empty when there is none."""
-    if found := mapping(answer.get("usage")):
-        return found
-    if found := mapping(mapping(answer.get("x_groq")).get("usage")):
-        return found
-    for choice in objects(answer.get("choices")):
-        if found := mapping(choice.get("usage")):
-            return found
-    return {}
-
-
-def usage(reported: JsonObject) -> pb.Usage:
-    """Usage by the one rule: every class a subset of input or of output."""
-    prompt = mapping(reported.get("prompt_tokens_details"))
-    completion = mapping(reported.get("completion_tokens_details"))
-    input_tokens = count(reported.get("prompt_tokens"))
-    output_tokens = count(reported.get("completion_tokens"))
-    total_tokens = count(reported.get("total_tokens"))
-    reasoning_tokens = count(completion.get("reasoning_tokens"))
-    cache_read = first(
-        count(prompt.get("cached_tokens")),
-        count(reported.get("prompt_cache_hit_tokens")),
-        count(reported.get("cached_tokens")),
-    )
-    # xAI counts reasoning beside the completion, not in it.
-    if None not in (input_tokens, output_tokens, reasoning_tokens, total_tokens):
-        assert input_tokens
-    return pb.Usage(
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        total_tokens=total_tokens,
-        cache_read_tokens=cache_read,
-        cache_write_tokens=first(
-            count(prompt.get("cache_write_tokens")), count(prompt.get("cache_creation_input_tokens"))
-        ),
-        audio_input_tokens=first(count(prompt.get("audio_tokens")), count(reported.get("audio_prompt_tokens"))),
-        image_input_tokens=count(prompt.get("image_tokens")),
-        reasoning_tokens=reasoning_tokens,
-        audio_output_tokens=count(completion.get("audio_tokens")),
-        accepted_prediction_tokens=count(completion.get("accepted_prediction_tokens")),
-        rejected_prediction_tokens=count(completion.get("rejected_prediction_tokens")),
-        provider_json=text_of(reported),
-    )
-
-
-def cost(reported: JsonObject) -> pb.Cost | None:
-    """What the vendor says the call cost: OpenRouter, Perplexity and xAI do."""
-    amount = reported.get("cost")
-    ticks = reported.get("cost_in_usd_ticks")
-    if isinstance(amount, dict):
-        nanos = _nanos(amount.get("total_cost"))
-    elif amount is not None:
-        nanos = _nanos(amount)
-        if reported.get("is_byok") is True:
-            nanos = (nanos or 0) + (_nanos(mapping(reported.get("cost_details")).get("upstream_inference_cost")) or 0)
-    elif isinstance(ticks, int) and not isinstance(ticks, bool):
-        nanos = _rounded(ticks * NANOS_PER_XAI_TICK)
-    else:
-        nanos = None
-    if nanos is None:
-        return None
-    return pb.Cost(total_nanos=nanos, currency_code="USD", source=pb.COST_SOURCE_PROVIDER)
-
-
-def _nanos(amount: object) -> int | None:
-    """US dollars to nanos. The shortest form of a float is the decimal that the vendor wrote."""
-    if isinstance(amount, bool) or not isinstance(amount, int | float) or not abs(amount) < MAX_INT64 / NANOS:
-        return None
-    return _rounded(Decimal(repr(amount)) * NANOS)
-
-
-def _rounded(nanos: Decimal) -> int:
-    return int(nanos.to_integral_value(ROUND_HALF_UP))
 
 
 def read_logprobs(tokens: object) -> pb.LogProbs | None:
@@ -451,23 +377,6 @@ def _text_part(message: pb.Message) -> pb.Part:
     return message.parts.add(text="")
 
 
-def extras(found: Mapping[str, Any], modelled: frozenset[str]) -> JsonObject:
-    """The members that the contract has no field for; null says nothing and is left out."""
-    return {key: value for key, value in found.items() if key not in modelled and value is not None}
-
-
-def metadata(found: JsonObject, target: Target) -> dict[str, str]:
-    """Extras as a provider_metadata map."""
-    return {target.issuer: text_of(found)} if found else {}
-
-
-def create_time(created: object) -> Timestamp | None:
-    """When the vendor created the answer, from Unix seconds."""
-    if isinstance(created, int | float) and 0 < created <= END_OF_TIME:
-        return Timestamp(seconds=int(created))
-    return None
-
-
 def candidate_index(choice: JsonObject, otherwise: int) -> int:
     """The choice's index.
 
@@ -482,66 +391,9 @@ def candidate_index(choice: JsonObject, otherwise: int) -> int:
     return index
 
 
-def text(value: object) -> str:
-    """A string that may be null.
-
-    Raises:
-        ProviderProtocolError: it is something else.
-    """
-    if isinstance(value, str):
-        return value
-    if value is None:
-        return ""
-    raise ProviderProtocolError("the provider's answer has something else where a string belongs")
-
-
-def mapping(value: object) -> JsonObject:
-    """An object that may be null; anything else is read as an empty one."""
-    return value if isinstance(value, dict) else {}
-
-
-def objects(value: object) -> list[JsonObject]:
-    """An array of objects that may be null; other elements are passed over."""
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def count(value: object) -> int | None:
-    """A number of tokens; None for anything else."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_UINT32:
-        return value
-    return None
-
-
-def first(*values: int | None) -> int | None:
-    """The first that is known."""
-    return next((value for value in values if value is not None), None)
-
-
-def number(value: object) -> float:
-    """A float; 0 for anything else."""
-    try:
-        return float(value) if isinstance(value, int | float) else 0.0
-    except OverflowError:
-        return 0.0
-
-
 def token_bytes(value: object) -> bytes:
     """A token's bytes from their array."""
     try:
         return bytes(value) if isinstance(value, list) else b""
     except (TypeError, ValueError):
         return b""
-
-
-def decode_base64(data: object) -> bytes:
-    """The bytes of a base64 string.
-
-    Raises:
-        ProviderProtocolError: it is none.
-    """
-    try:
-        return b64decode(text(data), validate=True)
-    except (binascii.Error, ValueError):
-        raise ProviderProtocolError("the provider sent media that is not base64") from None

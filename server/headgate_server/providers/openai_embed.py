@@ -12,10 +12,11 @@ from headgate import v1 as pb
 
 from headgate_server.errors import ProviderProtocolError
 from headgate_server.json_codec import JsonObject, caller_object, dumps, loads_object, merge_patch
-from headgate_server.providers import openai_answer as wire
 from headgate_server.providers.base import HttpCall, Target
 from headgate_server.providers.losses import Losses, unsupported
 from headgate_server.providers.openai_errors import reported_error
+from headgate_server.providers.openai_usage import cost, find_usage, usage
+from headgate_server.providers.reading import objects, text
 
 FLOAT_BYTES = 4
 TASKS = {
@@ -62,7 +63,7 @@ def decode_embed(body: bytes, rows: int, target: Target) -> pb.EmbedResponse:
     answer = loads_object(body)
     if error := reported_error(answer, target):
         raise error
-    vectors = _ordered(wire.objects(answer.get("data")), rows)
+    vectors = _ordered(objects(answer.get("data")), rows)
     size = len(vectors[0]) if vectors else 0
     if not size or any(len(vector) != size for vector in vectors) or size % FLOAT_BYTES:
         raise ProviderProtocolError("the provider's embeddings are empty or differ in length")
@@ -71,11 +72,11 @@ def decode_embed(body: bytes, rows: int, target: Target) -> pb.EmbedResponse:
         rows=rows,
         dimensions=size // FLOAT_BYTES,
         element_type=pb.ELEMENT_TYPE_FLOAT32,
-        model=wire.text(answer.get("model")),
+        model=text(answer.get("model")),
     )
-    if reported := wire.find_usage(answer):
-        response.usage.CopyFrom(wire.usage(reported))
-        if price := wire.cost(reported):
+    if reported := find_usage(answer):
+        response.usage.CopyFrom(usage(reported))
+        if price := cost(reported):
             response.cost.CopyFrom(price)
     return response
 

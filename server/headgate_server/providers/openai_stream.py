@@ -12,6 +12,8 @@ from headgate_server.providers import openai_answer as wire
 from headgate_server.providers.assembly import Assembly, Candidate, OpenPart
 from headgate_server.providers.base import Target
 from headgate_server.providers.openai_errors import reported_error
+from headgate_server.providers.openai_usage import cost, find_usage, usage
+from headgate_server.providers.reading import create_time, decode_base64, extras, mapping, metadata, objects, text
 from headgate_server.providers.think_tags import ThinkTags
 from headgate_server.sse import Event
 
@@ -75,31 +77,31 @@ class Stream:
             self._identify(chunk)
         end = self._assembly.end
         if fingerprint := chunk.get("system_fingerprint"):
-            end.system_fingerprint = wire.text(fingerprint)
+            end.system_fingerprint = text(fingerprint)
         if tier := chunk.get("service_tier"):
-            end.service_tier = wire.text(tier)
+            end.service_tier = text(tier)
         if chunk.get("usage") or "x_groq" in chunk:
-            self._usage = wire.find_usage(chunk) or self._usage
+            self._usage = find_usage(chunk) or self._usage
         if "citations" in chunk or "search_results" in chunk:
             self._sources = (chunk.get("citations"), chunk.get("search_results"))
         if not wire.ANSWER_FIELDS.issuperset(chunk):
-            _merge(self._extras, wire.extras(chunk, wire.ANSWER_FIELDS))
-        for number, found in enumerate(wire.objects(chunk.get("choices"))):
+            _merge(self._extras, extras(chunk, wire.ANSWER_FIELDS))
+        for number, found in enumerate(objects(chunk.get("choices"))):
             index = wire.candidate_index(found, number)
             choice = self._choices.get(index)
             if choice is None:
                 candidate = self._assembly.candidate(index)
                 choice = self._choices[index] = _Choice(self._assembly, candidate, self._target)
             if "usage" in found:
-                self._usage = wire.mapping(found["usage"]) or self._usage
+                self._usage = mapping(found["usage"]) or self._usage
             choice.read(found)
 
     def _identify(self, chunk: JsonObject) -> None:
         """Fills generation_start; the first chunks of some hosts are empty."""
         start = self._assembly.start
-        start.model = start.model or wire.text(chunk.get("model"))
-        start.provider_response_id = start.provider_response_id or wire.text(chunk.get("id"))
-        if not start.HasField("create_time") and (created := wire.create_time(chunk.get("created"))):
+        start.model = start.model or text(chunk.get("model"))
+        start.provider_response_id = start.provider_response_id or text(chunk.get("id"))
+        if not start.HasField("create_time") and (created := create_time(chunk.get("created"))):
             start.create_time.CopyFrom(created)
         self._identified = bool(start.model and start.provider_response_id and start.HasField("create_time"))
 
@@ -113,10 +115,10 @@ class Stream:
                 self._extras.setdefault("choices", []).append({"index": index, **choice.extras})
         if self._choices:
             self._choices[min(self._choices)].cite(list(wire.search_citations(*self._sources)))
-        end.provider_metadata.update(wire.metadata(self._extras, self._target))
+        end.provider_metadata.update(metadata(self._extras, self._target.issuer))
         if self._usage:
-            end.usage.CopyFrom(wire.usage(self._usage))
-            if price := wire.cost(self._usage):
+            end.usage.CopyFrom(usage(self._usage))
+            if price := cost(self._usage):
                 end.cost.CopyFrom(price)
 
 
@@ -157,31 +159,31 @@ class _Choice:
 
     def read(self, choice: JsonObject) -> None:
         """Reads one choice of one chunk."""
-        delta = wire.mapping(choice.get("delta"))
-        logprobs = wire.mapping(choice.get("logprobs"))
+        delta = mapping(choice.get("delta"))
+        logprobs = mapping(choice.get("logprobs"))
         self._read_content(delta, wire.read_logprobs(logprobs.get("content")) if logprobs else None)
         if delta.get("refusal") or logprobs.get("refusal"):
-            self._refuse(wire.text(delta.get("refusal")), wire.read_logprobs(logprobs.get("refusal")))
+            self._refuse(text(delta.get("refusal")), wire.read_logprobs(logprobs.get("refusal")))
         if annotations := delta.get("annotations"):
             self.cite(wire.citations(annotations))
             if others := wire.other_annotations(delta):
                 self._message_extras.setdefault("annotations", []).extend(others)
-        if audio := wire.mapping(delta.get("audio")):
+        if audio := mapping(delta.get("audio")):
             self._hear(audio)
-        for image in wire.objects(delta.get("images")):
+        for image in objects(delta.get("images")):
             self._assembly.add(self._candidate, wire.image_part(image))
         if delta.get("tool_calls") or delta.get("function_call"):
             for call in wire.tool_calls(delta):
                 self._call(call)
         if not wire.MESSAGE_FIELDS.issuperset(delta):
-            more = wire.extras(delta, wire.MESSAGE_FIELDS)
-            for fragment in wire.objects(more.pop("reasoning_details", None)):
+            more = extras(delta, wire.MESSAGE_FIELDS)
+            for fragment in objects(more.pop("reasoning_details", None)):
                 _add_fragment(self._message_extras.setdefault("reasoning_details", []), fragment)
             _merge(self._message_extras, more)
         if not wire.CHOICE_FIELDS.issuperset(choice):
-            _merge(self.extras, wire.extras(choice, wire.CHOICE_FIELDS))
+            _merge(self.extras, extras(choice, wire.CHOICE_FIELDS))
             self._stop_reason = choice.get("stop_reason", self._stop_reason)
-        self.finish_word = wire.text(choice.get("finish_reason")) or self.finish_word
+        self.finish_word = text(choice.get("finish_reason")) or self.finish_word
 
     def settle(self) -> None:
         """What is only known at the end: late state of the parts, and how it finished."""
@@ -189,14 +191,14 @@ class _Choice:
             self._split(self._tags.end())
         for call in self._calls:
             call.part = call.part or self._open_call(call)
-            call.part.closing.provider_metadata.update(wire.metadata(call.extras, self._target))
+            call.part.closing.provider_metadata.update(metadata(call.extras, self._target.issuer))
         if self._reasoning is not None:
-            found = wire.metadata(self._reasoning_extras, self._target)
+            found = metadata(self._reasoning_extras, self._target.issuer)
             self._reasoning.closing.provider_metadata.update(found)
         if self._audio is not None:
-            found = wire.metadata(self._audio_extras, self._target)
+            found = metadata(self._audio_extras, self._target.issuer)
             self._audio.closing.provider_metadata.update(found)
-        self._candidate.provider_metadata = wire.metadata(self._message_extras, self._target)
+        self._candidate.provider_metadata = metadata(self._message_extras, self._target.issuer)
         if self.finish_word:
             self._candidate.finish = wire.finish(
                 self.finish_word,
@@ -250,15 +252,15 @@ class _Choice:
         self._assembly.grow(self._refusal, piece, logprobs)
 
     def _hear(self, audio: JsonObject) -> None:
-        data = wire.decode_base64(audio.get("data"))
-        transcript = wire.text(audio.get("transcript"))
+        data = decode_base64(audio.get("data"))
+        transcript = text(audio.get("transcript"))
         if self._audio is None:
             if not (data or transcript or audio.get("id")):
                 return
             part = pb.Part(media=pb.Media(kind=pb.MEDIA_KIND_AUDIO))
             self._audio = self._assembly.open(self._candidate, part)
             self._audio.closing.issuer = self._target.issuer
-        self._audio.closing.item_id = self._audio.closing.item_id or wire.text(audio.get("id"))
+        self._audio.closing.item_id = self._audio.closing.item_id or text(audio.get("id"))
         self._audio_extras |= wire.audio_extras(audio)
         if data or transcript:
             self._assembly.grow_media(self._audio, data, transcript)
@@ -267,7 +269,7 @@ class _Choice:
         call = self._call_of(found)
         name, arguments = wire.called(found)
         call.name = call.name or name
-        call.extras |= wire.extras(found, wire.CALL_FIELDS)
+        call.extras |= extras(found, wire.CALL_FIELDS)
         if arguments:
             call.held.append(arguments)
         if call.name:
@@ -278,7 +280,7 @@ class _Choice:
 
     def _call_of(self, found: JsonObject) -> _Call:
         """The call that a piece belongs to: by index, by id, else the last one; a new id is a new call."""
-        index, call_id = found.get("index"), wire.text(found.get("id"))
+        index, call_id = found.get("index"), text(found.get("id"))
         name, _ = wire.called(found)
         for call in reversed(self._calls):
             if index is None or call.index is None:

@@ -33,6 +33,8 @@ class HttpResponse(Protocol):
     async def read(self) -> bytes:
         """What has arrived of the body since the last read, waiting for at least one byte; empty at its end.
 
+        A cancelled read loses nothing: the next one goes on where it stopped.
+
         Raises:
             ProviderError: the connection broke, or the body is malformed.
         """

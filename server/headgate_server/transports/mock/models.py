@@ -9,6 +9,7 @@ import re
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Any
 
 import msgspec
@@ -18,7 +19,7 @@ from headgate_server.transports.mock.schemas import example
 LOREM = (
     "lorem ipsum dolor sit amet consectetur adipiscing elit sed do eiusmod tempor incididunt ut labore et dolore "
     "magna aliqua enim ad minim veniam quis nostrud exercitation ullamco laboris nisi aliquip ex ea commodo consequat"
-).split()
+)
 
 _TOKEN = re.compile(r"\s*\S+|\s+")
 
@@ -124,7 +125,7 @@ def echo(request: ChatRequest, words: int) -> Reply:
 
 def lorem(request: ChatRequest, words: int) -> Reply:
     """So many words, or as many as the request's limit allows."""
-    return " ".join(LOREM[index % len(LOREM)] for index in range(request.token_limit or words))
+    return " ".join(islice(cycle(LOREM.split()), request.token_limit or words))
 
 
 def tools(request: ChatRequest, words: int) -> Reply:

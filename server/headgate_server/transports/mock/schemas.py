@@ -92,9 +92,9 @@ def _text(schema: Schema, name: str) -> str:
     return name.ljust(schema.get("minLength", 0), "x")[: schema.get("maxLength")]
 
 
-def _number(schema: Schema) -> float:
+def _number(schema: Schema) -> Any:
     if "minimum" in schema:
-        return schema["minimum"]  # type: ignore[no-any-return]  # the caller's own number
+        return schema["minimum"]
     if "exclusiveMinimum" in schema:
         return math.floor(schema["exclusiveMinimum"]) + 1
     return min(1, schema.get("maximum", 1))

@@ -117,7 +117,7 @@ def _check(request: ChatRequest) -> None:
         raise Refusal(400, "[] is too short - 'messages'", param="messages", code="empty_array")
     for index, message in enumerate(request.messages):
         if message.role not in ROLES:
-            raise Refusal(400, f"Invalid value: '{message.role}'.", param=f"messages[{index}].role", code="invalid_value")
+            raise Refusal(400, f"Invalid value: '{message.role}'.", param=f"messages[{index}].role")
     for name in ("max_completion_tokens", "max_tokens", "n"):
         value = getattr(request, name)
         if value is not None and value < 1:
@@ -220,9 +220,7 @@ def _deltas(completion: Completion, base: JsonObject) -> Iterator[JsonObject]:
 
 def _end_chunks(completion: Completion, base: JsonObject, request: ChatRequest) -> Iterator[JsonObject]:
     for index in completion.choices:
-        yield _chunk(
-            base, [{"index": index, "delta": {}, "logprobs": None, "finish_reason": completion.finish_reason}]
-        )
+        yield _chunk(base, [{"index": index, "delta": {}, "logprobs": None, "finish_reason": completion.finish_reason}])
     if request.stream_options and request.stream_options.include_usage:
         yield {**_chunk(base, []), "usage": completion.usage}
 

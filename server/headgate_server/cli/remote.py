@@ -1,0 +1,197 @@
+"""What the command asks of a running server."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import grpc
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from headgate import v1 as pb
+
+from headgate_server.cli.exits import FAILED, OK, UNREACHABLE, USAGE, Failed
+from headgate_server.cli.terminal import AnswerPrinter, enum_name, printable, table
+
+QUESTION_SECONDS = 10.0
+
+_METADATA_NAME = re.compile(r"[0-9a-z_.-]+")
+
+Metadata = list[tuple[str, str]]
+
+
+def generate_request(model: str, prompt: str, data: str) -> pb.GenerateRequest:
+    """The request that the command line describes.
+
+    Raises:
+        Failed: there is nothing to send, no model is named, or `data` is not a GenerateRequest.
+    """
+    request = pb.GenerateRequest()
+    if data:
+        try:
+            json_format.Parse(_text_of(data), request)
+        except (json_format.ParseError, OSError, UnicodeDecodeError) as error:
+            raise Failed(USAGE, f"error: --data: {error}") from error
+    if prompt:
+        request.messages.append(pb.Message(role=pb.ROLE_USER, parts=[pb.Part(text=prompt)]))
+    if model:
+        request.model = model
+    if not request.model:
+        raise Failed(USAGE, "error: name a model with --model; `headgate models` lists them")
+    if not data and not prompt:
+        raise Failed(USAGE, "error: give a prompt, or a request with --data")
+    return request
+
+
+def metadata(headers: Sequence[str]) -> Metadata:
+    """Request metadata from `NAME:VALUE` texts.
+
+    Raises:
+        Failed: one of them is not of that form.
+    """
+    pairs = []
+    for header in headers:
+        name, colon, value = (part.strip() for part in header.partition(":"))
+        if not colon or not _METADATA_NAME.fullmatch(name.lower()) or name.endswith("-bin") or not value.isascii():
+            raise Failed(USAGE, f"error: --header: {header} is not NAME:VALUE")
+        pairs.append((name.lower(), value))
+    return pairs
+
+
+def call(
+    address: str,
+    request: pb.GenerateRequest,
+    metadata: Metadata,
+    deadline: float | None,
+    *,
+    unary: bool,
+    as_json: bool,
+) -> int:
+    """Generates, and prints the answer as it comes."""
+    printer = AnswerPrinter(sys.stdout)
+    with _connected(address, as_json) as stub:
+        if unary:
+            answer = stub.Generate(request, metadata=metadata, timeout=deadline)
+            _print_json(answer) if as_json else printer.answer(answer)
+            return OK
+        try:
+            for event in stub.StreamGenerate(request, metadata=metadata, timeout=deadline):
+                _print_json(event) if as_json else printer.event(event)
+        finally:
+            printer.end_line()
+    return OK
+
+
+def models(address: str, *, as_json: bool) -> int:
+    """Prints every model, from as many pages as there are."""
+    everything = pb.ListModelsResponse()
+    with _connected(address, as_json) as stub:
+        page = pb.ListModelsResponse(next_page_token="")
+        while True:
+            request = pb.ListModelsRequest(page_token=page.next_page_token)
+            page = stub.ListModels(request, timeout=QUESTION_SECONDS)
+            everything.models.extend(page.models)
+            if not page.next_page_token:
+                break
+    if as_json:
+        _print_json(everything)
+    else:
+        rows = [(model.name, ", ".join(model.providers), ", ".join(model.capabilities)) for model in everything.models]
+        print(table(("MODEL", "PROVIDERS", "CAPABILITIES"), rows))
+    return OK
+
+
+def health(address: str, *, as_json: bool) -> int:
+    """Prints how server and providers do; fails unless the server serves."""
+    with _connected(address, as_json) as stub:
+        answer = stub.Health(pb.HealthRequest(), timeout=QUESTION_SECONDS)
+    if as_json:
+        _print_json(answer)
+    else:
+        _print_health(answer)
+    return OK if answer.state in (pb.SERVING_STATE_SERVING, pb.SERVING_STATE_DEGRADED) else FAILED
+
+
+def _print_health(answer: pb.HealthResponse) -> None:
+    state = enum_name(pb.ServingState.Name(answer.state), "SERVING_STATE_")
+    since = answer.start_time.ToJsonString()
+    print(f"{state}: version {printable(answer.version)}, since {since}, {answer.active_calls} calls in flight")
+    rows = [
+        (
+            provider.provider,
+            enum_name(pb.ServingState.Name(provider.state), "SERVING_STATE_"),
+            str(provider.total_calls),
+            f"{provider.success_rate:.1%}" if provider.total_calls else "-",
+            f"{provider.first_token_latency.ToMilliseconds()} ms" if provider.HasField("first_token_latency") else "-",
+            provider.detail,
+        )
+        for provider in answer.providers
+    ]
+    print(table(("PROVIDER", "STATE", "ATTEMPTS", "ANSWERED", "FIRST TOKEN", "DETAIL"), rows))
+
+
+@contextmanager
+def _connected(address: str, as_json: bool) -> Iterator[pb.InferenceServiceStub]:
+    with grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", -1)]) as channel:
+        try:
+            yield pb.InferenceServiceStub(channel)
+        except grpc.RpcError as error:
+            _fail(error, address, as_json)
+
+
+def _fail(error: grpc.RpcError, address: str, as_json: bool) -> NoReturn:
+    """Every failure of the gateway's own carries an ErrorInfo: UNAVAILABLE without one came from no gateway."""
+    if not isinstance(error, grpc.Call):
+        raise error
+    trailer = dict(error.trailing_metadata() or ())
+    packed = trailer.get("grpc-status-details-bin", b"")
+    details = _details(packed if isinstance(packed, bytes) else b"")
+    code, message = error.code(), error.details() or ""
+    if code is grpc.StatusCode.UNAVAILABLE and "reason" not in details:
+        raise Failed(UNREACHABLE, _shown({"code": code.name, "message": f"{address}: {message}"}, as_json))
+    raise Failed(FAILED, _shown({"code": code.name, "message": message, **details}, as_json))
+
+
+def _details(packed: bytes) -> dict[str, object]:
+    info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    retry, request = error_details_pb2.RetryInfo(), error_details_pb2.RequestInfo()
+    found: dict[str, object] = {}
+    for detail in status_pb2.Status.FromString(packed).details:
+        if detail.Unpack(info):
+            found |= {"reason": info.reason, "metadata": dict(info.metadata)}
+        elif detail.Unpack(bad_request):
+            violations = bad_request.field_violations
+            found["violations"] = [{"field": one.field, "description": one.description} for one in violations]
+        elif detail.Unpack(retry):
+            found["retry_after_seconds"] = retry.retry_delay.ToMilliseconds() / 1000
+        elif detail.Unpack(request):
+            found["request_id"] = request.request_id
+    return found
+
+
+def _shown(error: dict[str, object], as_json: bool) -> str:
+    if as_json:
+        return json.dumps({"error": error})
+    lines = [f"error: {' '.join(str(error[key]) for key in ('code', 'reason') if key in error)}: {error['message']}"]
+    violations = error.get("violations")
+    if isinstance(violations, list):
+        lines += [f"  {violation['field']}: {violation['description']}" for violation in violations]
+    lines += [f"  retry after: {error['retry_after_seconds']} s"] if "retry_after_seconds" in error else []
+    lines += [f"  request id: {error['request_id']}"] if "request_id" in error else []
+    return printable("\n".join(lines))
+
+
+def _print_json(message: Message) -> None:
+    print(json_format.MessageToJson(message, indent=None), flush=True)
+
+
+def _text_of(data: str) -> str:
+    if data == "@":
+        return sys.stdin.read()
+    return Path(data[1:]).read_text("utf-8") if data.startswith("@") else data

@@ -1,0 +1,139 @@
+"""One stream from one target, from the first socket read to the account at its end."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncGenerator
+
+from headgate import v1 as pb
+
+from headgate_server.attempt import Attempt
+from headgate_server.call import Call
+from headgate_server.errors import GatewayError, StreamInterrupted
+from headgate_server.providers.base import HttpCall, Stream
+from headgate_server.upstream import Upstream
+
+
+class Generation:
+    """One stream from one target: the vendor's events in, ours out. Nobody else closes what it opens."""
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        attempt: Attempt,
+        http_call: HttpCall,
+        stream: Stream,
+        call: Call,
+        options: pb.StreamOptions,
+    ) -> None:
+        self._upstream = upstream
+        self._attempt = attempt
+        self._http_call = http_call
+        self._stream = stream
+        self._call = call
+        coalesce = options.max_coalesce_delay.ToMilliseconds() / 1000
+        self._vendor_events = upstream.stream(http_call, attempt, coalesce=coalesce)
+        self._held_back: list[pb.StreamGenerateResponse] = []
+        self._ended = False
+
+    async def commit(self) -> None:
+        """Waits for the first content, or the end of an answer without any.
+
+        Raises:
+            GatewayError: neither came; nothing was delivered and another target may be tried.
+        """
+        try:
+            self._held_back = await self._read()
+        except BaseException:
+            await self._vendor_events.aclose()
+            raise
+        if any(event.HasField("part_start") for event in self._held_back):
+            self._attempt.content_came()
+        self._begin(self._held_back[0].generation_start)
+
+    async def events(self) -> AsyncGenerator[pb.StreamGenerateResponse, None]:
+        """What was held back until the commit, then the rest.
+
+        Raises:
+            StreamInterrupted: the vendor broke off; the events before it say what is partial.
+        """
+        try:
+            events = self._held_back
+            while events:
+                for event in events:
+                    yield event
+                events = await self._read()
+        except GatewayError as error:
+            self._attempt.failed(error)
+            await self._vendor_events.aclose()
+            for event in self._interrupt(pb.FINISH_REASON_ERROR):
+                yield event
+            raise _interrupted(error) from error
+        finally:
+            if not self._ended:
+                self._attempt.cancelled()
+                self._interrupt(pb.FINISH_REASON_CANCELLED)
+            if not self._stream.complete:
+                await self._vendor_events.aclose()
+
+    async def _read(self) -> list[pb.StreamGenerateResponse]:
+        """The next events, of at least one socket read; none after the end."""
+        if self._ended:
+            return []
+        async for vendor_events in self._vendor_events:
+            events = self._stream.feed(vendor_events)
+            if self._stream.complete:
+                self._upstream.finish(self._vendor_events)
+                return events + self._end(self._stream.end())
+            if events:
+                return events
+        return self._end(self._stream.end())
+
+    def _begin(self, start: pb.GenerationStart) -> None:
+        start.id = new_id()
+        start.provider = self._attempt.target.provider
+        start.model = start.model or self._attempt.target.model
+        start.attempt = self._attempt.record.number
+        start.warnings.extend(self._http_call.warnings)
+        if not start.HasField("create_time"):
+            start.create_time.GetCurrentTime()
+
+    def _end(self, events: list[pb.StreamGenerateResponse]) -> list[pb.StreamGenerateResponse]:
+        self._ended = True
+        end = events[-1].generation_end
+        self._attempt.answered(end.usage if end.HasField("usage") else None)
+        return self._accounted(events)
+
+    def _interrupt(self, finish: pb.FinishReason.ValueType) -> list[pb.StreamGenerateResponse]:
+        self._ended = True
+        events = self._stream.interrupt(finish)
+        end = events[-1].generation_end
+        if end.HasField("usage"):
+            self._attempt.record.usage.CopyFrom(end.usage)
+        return self._accounted(events)
+
+    def _accounted(self, events: list[pb.StreamGenerateResponse]) -> list[pb.StreamGenerateResponse]:
+        """The last events, with the whole call's account in generation_end."""
+        finishes = [event.candidate_end.finish for event in events if event.HasField("candidate_end")]
+        self._call.finish_reasons = [finish_word(finish) for finish in finishes]
+        events[-1].generation_end.attempts.extend(self._call.attempts)
+        return events
+
+
+def _interrupted(error: GatewayError) -> StreamInterrupted:
+    facts = {**error.facts, "partial_output": "true", "cause": error.reason}
+    return StreamInterrupted(
+        "the provider's stream broke off after content was delivered",
+        facts=facts,
+        vendor_detail=error.vendor_detail or error.message,
+    )
+
+
+def finish_word(finish: pb.Finish) -> str:
+    """The reason as logs have it: STOP, MAX_TOKENS, ..."""
+    return pb.FinishReason.Name(finish.reason).removeprefix("FINISH_REASON_")
+
+
+def new_id() -> str:
+    """The gateway's id of one answer."""
+    return f"gen-{uuid.uuid4().hex}"
