@@ -146,6 +146,34 @@ async def test_events_of_one_read_travel_together(serve: Serve) -> None:
     assert len(events) == 6
 
 
+async def test_deltas_are_joined_for_as_long_as_the_caller_allows(serve: Serve) -> None:
+    """max_coalesce_delay trades messages for delay: the first delta comes at once, later ones travel together."""
+
+    async def paced(exchange: Exchange) -> None:
+        await exchange.begin()
+        for number in range(20):
+            await exchange.chunk(sse(text_chunk(f"{number} ")))
+            await asyncio.sleep(0.01)
+        await exchange.chunk(sse(finish_chunk()) + b"data: [DONE]\n\n")
+        await exchange.end()
+
+    async with Vendor(paced) as vendor, serve(providers={"v": at(vendor)}) as headgate:
+        texts = []
+        for milliseconds in (0, 500):
+            request = ask("v/m")
+            request.stream.max_coalesce_delay.FromMilliseconds(milliseconds)
+            deltas = [event.text_delta async for event in headgate.stub.StreamGenerate(request)]
+            texts.append([delta for delta in deltas if delta])
+        request.stream.max_coalesce_delay.FromSeconds(2)
+        failed = await failing(headgate.stub.StreamGenerate(request))
+    at_once, joined = texts
+    assert "".join(at_once) == "".join(joined) == "".join(f"{number} " for number in range(20))
+    assert len(at_once) > 10
+    assert joined[0] == "0 "
+    assert len(joined) <= 3
+    assert failed.fields == ["stream.max_coalesce_delay"]
+
+
 @pytest.mark.parametrize(
     ("clock", "phase"), [("first_token", "first_token"), ("total", "total")], ids=["first token", "total"]
 )

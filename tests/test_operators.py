@@ -10,12 +10,11 @@ from typing import Any
 
 import grpc
 import grpc.aio
-import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from headgate import v1 as pb
 
 from tests.conftest import Serve
-from tests.headgate_process import Headgate, ask, failing
+from tests.headgate_process import Headgate, ask, failing, until_failure
 from tests.tools import ROOT, grpcurl, headgate_serve, messages, run, tool
 from tests.vendor import Exchange, Vendor, finish_chunk, sse, text_chunk
 
@@ -135,13 +134,13 @@ async def test_a_second_signal_cuts_the_drain_short(tmp_path: Path) -> None:
         async with headgate_serve("--config", str(config)) as headgate:
             async with grpc.aio.insecure_channel(headgate.address) as channel:
                 call = pb.InferenceServiceStub(channel).StreamGenerate(ask("v/m"))
-                await call.read()
+                await anext(aiter(call))
                 headgate.process.send_signal(signal.SIGTERM)
                 await asyncio.sleep(0.2)
                 async with asyncio.timeout(5):
                     finished = await headgate.stop(signal.SIGTERM)
-                with pytest.raises(grpc.aio.AioRpcError):
-                    await call.read()
+                _, failed = await until_failure(call)
+    assert failed.code is grpc.StatusCode.UNAVAILABLE
     assert finished.code == 0
     assert [json.loads(line)["event"] for line in finished.stderr.splitlines()] == [
         "serving",
@@ -159,5 +158,5 @@ async def test_the_welcome_says_what_is_served_and_a_call_to_paste() -> None:
         shown = await run("sh", "-c", command)
         finished = await headgate.stop()
     assert shown.code == 0, shown.stderr
-    assert "generationEnd" in messages(shown.stdout)[-1]
+    assert "generation_end" in messages(shown.stdout)[-1]
     assert finished.code == 0

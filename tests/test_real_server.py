@@ -158,7 +158,7 @@ async def test_grpcurl_lists_describes_generates_streams_and_embeds(address: str
     """What an operator does first, with nothing but the address."""
     listed = await grpcurl(address)
     assert {SERVICE, "grpc.health.v1.Health"} <= set(listed.stdout.split())
-    described = await grpcurl(address, f"describe {SERVICE}.StreamGenerate")
+    described = await grpcurl(address, f"describe {SERVICE}")
     assert "returns ( stream .headgate.v1.StreamGenerateResponse )" in described.stdout
     request: dict[str, Any] = {
         "model": "tiny",
@@ -168,9 +168,9 @@ async def test_grpcurl_lists_describes_generates_streams_and_embeds(address: str
     (answer,) = messages((await grpcurl(address, f"{SERVICE}/Generate", request)).stdout)
     events = messages((await grpcurl(address, f"{SERVICE}/StreamGenerate", request)).stdout)
     (part,) = answer["candidates"][0]["message"]["parts"]
-    assert "".join(event.get("textDelta", "") for event in events) == part["text"]
-    assert "generationStart" in events[0]
-    assert "generationEnd" in events[-1]
+    assert "".join(event.get("text_delta", "") for event in events) == part["text"]
+    assert "generation_start" in events[0]
+    assert "generation_end" in events[-1]
     embed = {"model": "tiny", "inputs": [{"text": "a"}], "layout": "EMBED_LAYOUT_FLOAT_LIST"}
     (embedded,) = messages((await grpcurl(address, f"{SERVICE}/Embed", embed)).stdout)
     assert len(embedded["vectors"][0]["values"]) == embedded["dimensions"]

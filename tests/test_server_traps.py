@@ -128,7 +128,7 @@ async def test_an_oversized_error_still_arrives_whole_and_within_its_budget() ->
 
 
 async def test_a_blocked_write_whose_caller_left_is_cleaned_up_in_its_own_task(logged: LogLines) -> None:
-    """The generator is closed by the task that ran it, without an ERROR line, when a caller who stopped reading goes."""
+    """The generator is closed by the task that ran it, without an ERROR line, when a silent reader goes."""
     async with Chained() as chained:
         call = chained.stub.StreamGenerate(ask("endless"))
         await call.read()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import cast
@@ -141,14 +140,18 @@ def run(config: Config) -> None:
 
 async def _serve(config: Config) -> None:
     application = Application(config)
-    stop, hurry = asyncio.Event(), asyncio.Event()
-
-    def on_signal() -> None:
-        (hurry if stop.is_set() else stop).set()
-
     loop = asyncio.get_running_loop()
+    stop: asyncio.Future[signal.Signals] = loop.create_future()
+    hurry = asyncio.Event()
+
+    def on_signal(number: signal.Signals) -> None:
+        if stop.done():
+            hurry.set()
+        else:
+            stop.set_result(number)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
+        loop.add_signal_handler(number, on_signal, number)
     port = await application.start()
     host = config.server.listen.rpartition(":")[0]
     log.info(
@@ -160,17 +163,16 @@ async def _serve(config: Config) -> None:
         reflection=config.server.reflection,
     )
     _print_welcome(config, f"{host}:{port}")
-    await stop.wait()
+    # Ctrl-C comes from a person: no load balancer has to notice first.
+    delay = 0.0 if await stop == signal.SIGINT else config.server.drain_delay
     log.info("draining", calls=len(application.calls))
-    await application.stop(delay=config.server.drain_delay, grace=config.server.drain_grace, hurry=hurry)
+    await application.stop(delay=delay, grace=config.server.drain_grace, hurry=hurry)
     log.info("stopped")
 
 
 def _print_welcome(config: Config, address: str) -> None:
-    """A call to paste, for the person who started this in a terminal."""
-    if not sys.stdout.isatty() and not config.models:
-        return
-    model = next(iter(config.models), "provider/model")
+    """What is served, and a call to paste."""
+    model = next(iter(config.models), f"{next(iter(config.providers), 'PROVIDER')}/MODEL")
     body = f'{{"model":"{model}","messages":[{{"role":"ROLE_USER","parts":[{{"text":"Hello"}}]}}]}}'
     print(f"Headgate {headgate_server.__version__} serves {address}", flush=True)
     for name, alias in config.models.items():

@@ -34,6 +34,7 @@ class Generation:
         coalesce = options.max_coalesce_delay.ToMilliseconds() / 1000
         self._vendor_events = upstream.stream(http_call, attempt, coalesce=coalesce)
         self._held_back: list[pb.StreamGenerateResponse] = []
+        self._content_came = False
         self._ended = False
 
     async def commit(self) -> None:
@@ -47,8 +48,6 @@ class Generation:
         except BaseException:
             await self._vendor_events.aclose()
             raise
-        if any(event.HasField("part_start") for event in self._held_back):
-            self._attempt.content_came()
         self._begin(self._held_back[0].generation_start)
 
     async def events(self) -> AsyncGenerator[pb.StreamGenerateResponse, None]:
@@ -82,6 +81,9 @@ class Generation:
             return []
         async for vendor_events in self._vendor_events:
             events = self._stream.feed(vendor_events)
+            if events and not self._content_came:
+                self._content_came = True
+                self._attempt.content_came()
             if self._stream.complete:
                 self._upstream.finish(self._vendor_events)
                 return events + self._end(self._stream.end())

@@ -28,6 +28,7 @@ CHOICES = {
     "required": pb.TOOL_CHOICE_MODE_REQUIRED,
 }
 AUDIO_TYPES = {"wav": "audio/wav", "mp3": "audio/mpeg"}
+FUNCTION_KEYS = {"name", "description", "parameters", "strict"}
 TTL = {"5m": 300, "1h": 3600}
 UNMODELLED = {
     # OpenAI
@@ -81,10 +82,9 @@ def _message(message: Json, issuer: str) -> pb.Message:
         result = pb.ToolResult(call_id=rest.pop("tool_call_id"), parts=_content(content))
         read.parts.add(tool_result=result)
     else:
-        thinking = rest.pop("reasoning_content", "") or rest.get("reasoning", "")
-        rest.pop("reasoning", None)
-        if thinking:
-            read.parts.add(reasoning=pb.Reasoning(text=thinking))
+        thoughts = [rest.pop(name) for name in ("reasoning_content", "reasoning") if name in rest]
+        if thoughts:
+            read.parts.add(reasoning=pb.Reasoning(text=thoughts[0]))
         read.parts.extend(_content(content))
         read.parts.extend(_tool_call(call) for call in rest.pop("tool_calls", []))
     if rest:
@@ -154,9 +154,11 @@ def _tool(tool: Json, issuer: str) -> pb.Tool:
             read.free_text.format_json = json.dumps(custom["format"])
     elif tool["type"] == "function":
         _read_function(tool["function"], read.function)
-        extra = {key: tool["function"][key] for key in ("type",) if key in tool["function"]}
+        extra = {key: tool[key] for key in tool.keys() - {"type", "function", "cache_control"}}
+        if inner := {key: tool["function"][key] for key in tool["function"].keys() - FUNCTION_KEYS}:
+            extra["function"] = inner
         if extra:
-            read.provider_metadata[issuer] = json.dumps({"function": extra})
+            read.provider_metadata[issuer] = json.dumps(extra)
     else:
         read.provider.issuer = issuer
         read.provider.type = tool["type"]

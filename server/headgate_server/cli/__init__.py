@@ -24,8 +24,8 @@ from headgate_server.cli.exits import INTERRUPTED, OK, USAGE, Failed
 
 HELP = "One gRPC contract in front of every model vendor."
 EXIT_CODES = (
-    "Exit codes: 0 done; 1 the call failed, or the server is not serving; 2 usage or configuration; 3 the server cannot "
-    "be reached; 130 interrupted."
+    "Exit codes: 0 done; 1 the call failed, or the server is not serving; 2 usage or configuration; 3 the server "
+    "cannot be reached; 130 interrupted."
 )
 
 Address = Annotated[str, Parameter(env_var="HEADGATE_ADDRESS", help="HOST:PORT of a running server.")]

@@ -29,9 +29,8 @@ def check(file: Path | None, environment: Mapping[str, str], *, as_json: bool) -
         served = {"listen": config.server.listen, "providers": [*config.providers], "models": [*config.models]}
         print(json.dumps({"ok": True, "problems": [], **served}))
     else:
-        print(
-            f"ok: {', '.join(config.providers)} on {config.server.listen}; aliases: {', '.join(config.models) or 'none'}"
-        )
+        aliases = ", ".join(config.models) or "none"
+        print(f"ok: {', '.join(config.providers)} on {config.server.listen}; aliases: {aliases}")
     return OK
 
 

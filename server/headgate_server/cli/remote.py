@@ -23,7 +23,7 @@ QUESTION_SECONDS = 10.0
 
 _METADATA_NAME = re.compile(r"[0-9a-z_.-]+")
 
-Metadata = list[tuple[str, str]]
+Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 def generate_request(model: str, prompt: str, data: str) -> pb.GenerateRequest:
@@ -55,13 +55,14 @@ def metadata(headers: Sequence[str]) -> Metadata:
     Raises:
         Failed: one of them is not of that form.
     """
-    pairs = []
+    pairs: list[tuple[str, str | bytes]] = []
     for header in headers:
         name, colon, value = (part.strip() for part in header.partition(":"))
-        if not colon or not _METADATA_NAME.fullmatch(name.lower()) or name.endswith("-bin") or not value.isascii():
+        valid = colon and _METADATA_NAME.fullmatch(name.lower()) and value.isascii() and value.isprintable()
+        if not valid or name.lower().endswith("-bin"):
             raise Failed(USAGE, f"error: --header: {header} is not NAME:VALUE")
         pairs.append((name.lower(), value))
-    return pairs
+    return tuple(pairs)
 
 
 def call(

@@ -59,7 +59,7 @@ def load(path: Path | None, environment: Mapping[str, str]) -> Config:
             _report(document, details)
     _check(document)
     if document.problems or config is None:
-        raise ConfigError(sorted(document.problems.values(), key=lambda problem: (problem.file, problem.line)))
+        raise ConfigError(sorted(document.problems.values(), key=lambda problem: problem.line))
     return config
 
 
@@ -112,6 +112,8 @@ def _read_key_files(document: Document, folder: Path) -> None:
 def _report(document: Document, details: ErrorDetails) -> None:
     kind = details["type"]
     key: Key = tuple(part for part in details["loc"] if part != "[key]")
+    if kind == "too_short" and document.faulty(key):
+        return  # pydantic counts only the items that are right
     if kind == "extra_forbidden":
         reason = f"is not a known key{did_you_mean(str(key[-1]), _names(key[:-1]))}"
     else:

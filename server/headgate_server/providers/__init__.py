@@ -68,7 +68,8 @@ def load_adapter(name: str) -> Adapter:
         if name in installed:
             return cast("Adapter", installed[name].load())
     except Exception as error:
-        raise UnresolvedProvider("adapter", f"the adapter {name} cannot be imported: {error!r}") from error
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UnresolvedProvider("adapter", f"the adapter {name} cannot be imported: {cause}") from error
     suggestion = did_you_mean(name, [*ADAPTERS, *installed])
     raise UnresolvedProvider("adapter", f"there is no adapter {name}{suggestion}")
 

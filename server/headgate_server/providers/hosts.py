@@ -23,8 +23,6 @@ class Quirks:
     """Takes stream_options.include_usage; without it some hosts count no tokens in streams."""
     developer_role: bool = False
     """Knows the role developer; elsewhere it is sent as system."""
-    content_arrays: bool = True
-    """Takes an array of text parts as content; elsewhere they are joined by blank lines."""
     json_schema: bool = True
     """Takes response_format json_schema; elsewhere json_object stands in for it."""
     free_text_tools: bool = False
@@ -157,7 +155,6 @@ HOSTS: dict[str, Host] = {
             "DEEPSEEK_API_KEY",
             quirks=Quirks(
                 lacks=OPENAI_ONLY | {"top_k", "n", "seed", "logit_bias", "parallel_tool_calls", "safety_identifier"},
-                content_arrays=False,
                 json_schema=False,
                 thinking_switch="thinking",
                 reasoning_echo="reasoning_content",

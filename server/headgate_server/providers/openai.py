@@ -257,7 +257,7 @@ def _reasoning(config: pb.ReasoningConfig, quirks: Quirks, losses: Losses) -> Js
     written: JsonObject = {}
     effort = config.effort
     if quirks.thinking_switch:
-        if enabled is None and effort == "none":
+        if effort == "none" and (quirks.thinking_switch == "thinking" or not quirks.reasoning_effort):
             enabled, effort = False, ""
         if enabled is not None:
             written |= _switched(quirks.thinking_switch, enabled)

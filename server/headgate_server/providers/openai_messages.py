@@ -177,7 +177,7 @@ class MessageWriter:
         if calls:
             turn["tool_calls"] = calls
         if spoken:
-            turn["content"] = self._joined(spoken)
+            turn["content"] = _plain(spoken)
         else:
             turn["content"] = None if len(turn) > 1 else ""
         if message.name:
@@ -228,14 +228,7 @@ class MessageWriter:
                 raise unsupported(f"{path}.media", "this provider takes only text in tool results")
             items += self._item(part, path)
             self._warn_of_opaque_state(part, path)
-        return self._joined(items)
-
-    def _joined(self, items: list[JsonObject]) -> str | list[JsonObject]:
-        """A plain string where one says it all, which every host takes."""
-        plain = [item["text"] for item in items if item.keys() == {"type", "text"}]
-        if len(plain) == len(items) and (len(items) < 2 or not self._quirks.content_arrays):
-            return "\n\n".join(plain)
-        return items
+        return _plain(items)
 
     def _item(self, part: pb.Part, path: str) -> Iterator[JsonObject]:
         item: JsonObject
@@ -312,6 +305,17 @@ class MessageWriter:
         if not pattern or re.fullmatch(pattern, call_id):
             return call_id
         return blake2b(call_id.encode(), digest_size=5).hexdigest()[:9]
+
+
+def _plain(items: list[JsonObject]) -> str | list[JsonObject]:
+    """A plain string where one says it all: every host takes that."""
+    match items:
+        case []:
+            return ""
+        case [{"type": "text", "text": str(text), **more}] if not more:
+            return text
+        case _:
+            return items
 
 
 def _kind(media: pb.Media) -> pb.MediaKind.ValueType:

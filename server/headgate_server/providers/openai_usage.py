@@ -31,7 +31,17 @@ def usage(reported: JsonObject) -> pb.Usage:
     prompt = mapping(reported.get("prompt_tokens_details"))
     completion = mapping(reported.get("completion_tokens_details"))
     input_tokens = count(reported.get("prompt_tokens"))
-    output_tokens = _output_tokens(reported, completion)
+    output_tokens = count(reported.get("completion_tokens"))
+    total_tokens = count(reported.get("total_tokens"))
+    reasoning = count(completion.get("reasoning_tokens"))
+    audio_input = _first(prompt.get("audio_tokens"), reported.get("audio_prompt_tokens"))
+    if input_tokens is not None and output_tokens is not None and total_tokens:
+        # The total shows what a vendor counts beside: xAI reasoning, Mistral audio.
+        beside = total_tokens - input_tokens - output_tokens
+        if beside and beside == reasoning:
+            output_tokens += beside
+        elif beside and beside == audio_input:
+            input_tokens += beside
     cache_read = _first(
         prompt.get("cached_tokens"), reported.get("prompt_cache_hit_tokens"), reported.get("cached_tokens")
     )
@@ -39,28 +49,17 @@ def usage(reported: JsonObject) -> pb.Usage:
     return pb.Usage(
         input_tokens=input_tokens,
         output_tokens=output_tokens,
-        total_tokens=count(reported.get("total_tokens")),
+        total_tokens=total_tokens,
         cache_read_tokens=_within(input_tokens, cache_read),
         cache_write_tokens=_within(input_tokens, cache_write),
-        audio_input_tokens=_within(
-            input_tokens, _first(prompt.get("audio_tokens"), reported.get("audio_prompt_tokens"))
-        ),
+        audio_input_tokens=_within(input_tokens, audio_input),
         image_input_tokens=_within(input_tokens, count(prompt.get("image_tokens"))),
-        reasoning_tokens=_within(output_tokens, count(completion.get("reasoning_tokens"))),
+        reasoning_tokens=_within(output_tokens, reasoning),
         audio_output_tokens=_within(output_tokens, count(completion.get("audio_tokens"))),
         accepted_prediction_tokens=count(completion.get("accepted_prediction_tokens")),
         rejected_prediction_tokens=count(completion.get("rejected_prediction_tokens")),
         provider_json=text_of(reported),
     )
-
-
-def _output_tokens(reported: JsonObject, completion: JsonObject) -> int | None:
-    """Everything generated. xAI counts reasoning beside the completion: its total shows it."""
-    output, given = count(reported.get("completion_tokens")), count(reported.get("prompt_tokens"))
-    total, thought = count(reported.get("total_tokens")), count(completion.get("reasoning_tokens"))
-    if output is None or given is None or not thought or total != given + output + thought:
-        return output
-    return output + thought
 
 
 def _within(whole: int | None, part: int | None) -> int | None:
