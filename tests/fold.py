@@ -1,4 +1,4 @@
-"""The fold of a stream into its unary answer, and the invariants of CONTRACT.md: an oracle written apart from the server."""
+"""The fold of a stream into its unary answer, and the invariants of CONTRACT.md: an oracle apart from the server."""
 
 from __future__ import annotations
 

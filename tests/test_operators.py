@@ -142,12 +142,9 @@ async def test_a_second_signal_cuts_the_drain_short(tmp_path: Path) -> None:
                 _, failed = await until_failure(call)
     assert failed.code is grpc.StatusCode.UNAVAILABLE
     assert finished.code == 0
-    assert [json.loads(line)["event"] for line in finished.stderr.splitlines()] == [
-        "serving",
-        "draining",
-        "call",
-        "stopped",
-    ]
+    lines = [json.loads(line) for line in finished.stderr.splitlines()]
+    assert [line["event"] for line in lines] == ["serving", "draining", "call", "stopped"]
+    assert (lines[2]["code"], lines[2]["reason"]) == ("UNAVAILABLE", "GATEWAY_DRAINING")
 
 
 async def test_the_welcome_says_what_is_served_and_a_call_to_paste() -> None:

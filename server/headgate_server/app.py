@@ -115,11 +115,11 @@ class Application:
         for name in READINESS:
             await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
         await _sleep(delay, hurry)
-        stopping = asyncio.create_task(self._server.stop(grace))
+        stopping = asyncio.create_task(self._server.stop(grace + CLEANUP_SECONDS))
         hurrying = asyncio.create_task(hurry.wait())
-        await asyncio.wait((stopping, hurrying), return_when=asyncio.FIRST_COMPLETED)
-        if not stopping.done():
-            await self._server.stop(0)
+        await asyncio.wait((stopping, hurrying), timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+        self._calls.cut_off = True
+        await self._server.stop(0)
         hurrying.cancel()
         await stopping
         if not await self._calls.drained(CLEANUP_SECONDS):

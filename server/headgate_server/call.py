@@ -28,7 +28,7 @@ class Call:
     attempt, whatever becomes of it. Times are seconds of the monotonic clock.
     """
 
-    def __init__(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    def __init__(self, method: str, context: grpc.aio.ServicerContext[Any, Any], calls: CallRegistry) -> None:
         self.method = method
         self.context = context
         self.metadata: dict[str, str | bytes] = dict(context.invocation_metadata() or ())
@@ -38,6 +38,8 @@ class Call:
         self.attempts: list[pb.Attempt] = []
         self.finish_reasons: list[str] = []
         self.caller_gone = False
+        self.unanswerable = False
+        self._calls = calls
         self._outcome: GatewayError | None = None
 
     @property
@@ -58,17 +60,23 @@ class Call:
     def _classify(self, exception: BaseException) -> GatewayError:
         if isinstance(exception, GatewayError):
             return exception
-        if isinstance(exception, asyncio.CancelledError) and self._cancelled_by_caller():
-            remaining = self.context.time_remaining()
-            if remaining is not None and remaining <= 0:
-                return errors.DeadlineExceeded("the caller's deadline passed")
-            self.caller_gone = True
-            return errors.CallCancelled("the caller went away")
+        if isinstance(exception, asyncio.CancelledError) and self._cancelled_from_outside():
+            self.unanswerable = True
+            return self._cancellation()
         error = errors.InternalError()
         error.__cause__ = exception
         return error
 
-    def _cancelled_by_caller(self) -> bool:
+    def _cancellation(self) -> GatewayError:
+        """Why gRPC cancelled the handler; it tells the caller itself."""
+        remaining = self.context.time_remaining()
+        if remaining is not None and remaining <= 0:
+            return errors.DeadlineExceeded("the caller's deadline passed")
+        if self._calls.cut_off:
+            return errors.GatewayDraining("the server stopped before the call had ended")
+        return errors.CallCancelled("the caller went away")
+
+    def _cancelled_from_outside(self) -> bool:
         """A cancelled task of ours that somebody awaits raises the same exception, but nobody cancelled this one."""
         task = asyncio.current_task()
         return self.caller_gone or (task is not None and task.cancelling() > 0)
@@ -81,6 +89,8 @@ class CallRegistry:
         self._calls: set[Call] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self.cut_off = False
+        """The server's patience is over: calls still in flight are cancelled by it, not by their callers."""
 
     def __len__(self) -> int:
         return len(self._calls)

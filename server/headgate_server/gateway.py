@@ -51,9 +51,9 @@ class Gateway:
         """
 
         async def answer_from(target: Target) -> pb.GenerateResponse:
+            adapter = self._upstream.endpoint(target).adapter
+            http_call = adapter.encode(request, target, stream=False)
             with self._attempt(request, target, call) as attempt:
-                adapter = self._upstream.endpoint(target).adapter
-                http_call = adapter.encode(request, target, stream=False)
                 answer = adapter.decode(await self._upstream.fetch(http_call, attempt), target)
                 attempt.answered(answer.usage if answer.HasField("usage") else None)
                 answer.provider = target.provider
@@ -78,9 +78,9 @@ class Gateway:
         """
 
         async def answer_from(target: Target) -> Generation:
+            adapter = self._upstream.endpoint(target).adapter
+            http_call = adapter.encode(request, target, stream=True)
             with self._attempt(request, target, call) as attempt:
-                adapter = self._upstream.endpoint(target).adapter
-                http_call = adapter.encode(request, target, stream=True)
                 generation = Generation(
                     self._upstream, attempt, http_call, adapter.Stream(target), call, request.stream
                 )
@@ -105,9 +105,9 @@ class Gateway:
             places = asyncio.Semaphore(endpoint.embed_concurrency)
 
             async def embed_batch(inputs: Sequence[pb.EmbedInput]) -> pb.EmbedResponse:
+                http_call = endpoint.adapter.encode_embed(request, inputs, target)
                 async with places:
                     with self._attempt(request, target, call) as attempt:
-                        http_call = endpoint.adapter.encode_embed(request, inputs, target)
                         body = await self._upstream.fetch(http_call, attempt)
                         answer = endpoint.adapter.decode_embed(body, len(inputs), target)
                         attempt.answered(answer.usage if answer.HasField("usage") else None)

@@ -1,4 +1,4 @@
-"""A recorded chunk stream as the whole answer that it amounts to: the test's own accumulator, apart from the adapter."""
+"""A recorded chunk stream as the whole answer that it amounts to: an accumulator apart from the adapter."""
 
 from __future__ import annotations
 
@@ -118,9 +118,9 @@ def _add_detail(details: list[Json], piece: Json) -> None:
         details.append(dict(piece))
         return
     for key, value in piece.items():
-        if key in DETAIL_TEXTS and same[-1].get(key) and value:
-            same[-1][key] += value
-        elif value is not None:
+        if key in DETAIL_TEXTS:
+            same[-1][key] = same[-1].get(key, "") + value
+        elif value:
             same[-1][key] = value
 
 

@@ -1,4 +1,4 @@
-"""Recorded exchanges with vendors: found by HEADGATE_RECORDINGS, by default ../shared/recordings beside the repository."""
+"""Recorded exchanges with vendors, found by HEADGATE_RECORDINGS; by default ../shared/recordings."""
 
 from __future__ import annotations
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from headgate import v1 as pb
 from jsonschema import Draft202012Validator
-from tests.recordings.chat_request import read_chat_request
-from tests.recordings.recorded import SPECS, Recording, recordings
 
 from headgate_server.providers import openai
 from headgate_server.providers.hosts import Quirks
+from tests.recordings.chat_request import read_chat_request
+from tests.recordings.recorded import SPECS, Recording, recordings
 
 Json = dict[str, Any]
 

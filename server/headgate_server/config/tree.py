@@ -247,11 +247,6 @@ class MockFailure(Section):
     every: Count | None = None
     """Instead of `times`: fail each so many-th call, for ever."""
 
-    @property
-    def kind(self) -> str:
-        """The name of the field that says how it fails."""
-        return self._kinds()[0]
-
     @model_validator(mode="after")
     def _one_kind(self) -> MockFailure:
         if len(self._kinds()) != 1:
@@ -259,7 +254,8 @@ class MockFailure(Section):
         return self
 
     def _kinds(self) -> list[str]:
-        return [kind for kind in FAILURE_KINDS if getattr(self, kind) not in (None, False)]
+        values = {kind: getattr(self, kind) for kind in FAILURE_KINDS}
+        return [kind for kind, value in values.items() if value is not None and value is not False]
 
 
 FAILURE_KINDS = ("status", "connect", "stall", "stall_after", "reset_after", "garbage", "error_event", "no_terminator")

@@ -93,7 +93,7 @@ class Chain(grpc.aio.ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(cast(Any, unary), None, serialize)
 
     async def _run(self, method: str, raw: bytes, context: Context, parse: Any, respond: Respond) -> Any:
-        call = Call(method, context)
+        call = Call(method, context, self._calls)
         self._calls.enter(call)
         try:
             async with AsyncExitStack() as around:

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from headgate_server.call import REQUEST_ID, Call
-from headgate_server.errors import CallCancelled, DeadlineExceeded, GatewayError, InternalError
+from headgate_server.errors import GatewayError, InternalError, ProviderError
 
 DOMAIN = "headgate"
 MAX_MESSAGE_BYTES = 512
@@ -43,7 +43,7 @@ async def status(call: Call) -> AsyncIterator[None]:
         yield
     except BaseException as exception:
         error = call.conclude(exception) or InternalError()
-        if isinstance(error, CallCancelled | DeadlineExceeded):
+        if call.unanswerable:
             raise asyncio.CancelledError from None
         if isinstance(error, InternalError):
             log.error("internal_error", method=call.method, exc_info=exception)
@@ -106,9 +106,9 @@ def _details(error: GatewayError, request_id: str, attempts: int) -> list[Messag
 def _pushback(error: GatewayError, attempts: int) -> int | None:
     """Milliseconds for gRPC's own retry machinery; -1 stops it.
 
-    Once upstream attempts were made the gateway has retried enough, and a call that cannot be retried never should.
+    Once a vendor has failed the gateway has tried enough, and a call that cannot be retried never should.
     """
-    if attempts or not error.retryable:
+    if not error.retryable or (attempts and isinstance(error, ProviderError)):
         return -1
     return None if error.retry_after is None else math.ceil(error.retry_after * 1000)
 

@@ -61,8 +61,8 @@ class Quirks:
     """Puts thinking between <think> and </think> at the start of the text."""
     embed_path: str = "/embeddings"
     """Path of the embeddings call."""
-    embed_base64: bool = False
-    """Gives embeddings as base64."""
+    embed_format: Literal["float", "base64", "base64_int8"] = "float"
+    """Form in which embeddings are asked for: base64 is of float32, base64_int8 of signed bytes."""
     embed_task: str = ""
     """The field that says what embeddings are for."""
     embed_batch: int = 0
@@ -100,7 +100,7 @@ HOSTS: dict[str, Host] = {
                 allowed_tools=True,
                 refusals=True,
                 call_ids=r".{1,40}",
-                embed_base64=True,
+                embed_format="base64",
                 embed_batch=2048,
             ),
         ),
@@ -115,7 +115,7 @@ HOSTS: dict[str, Host] = {
                 video_url=True,
                 thinking_switch="chat_template_kwargs",
                 reasoning_echo="reasoning",
-                embed_base64=True,
+                embed_format="base64",
             ),
         ),
         Host(
@@ -137,7 +137,7 @@ HOSTS: dict[str, Host] = {
                 developer_role=True,
                 thinking_switch="chat_template_kwargs",
                 reasoning_echo="reasoning_content",
-                embed_base64=True,
+                embed_format="base64",
             ),
         ),
         Host("lmstudio", "openai", "http://localhost:1234/v1"),
@@ -175,7 +175,7 @@ HOSTS: dict[str, Host] = {
                 image_history=True,
                 reasoning_object=True,
                 reasoning_echo="reasoning",
-                embed_base64=True,
+                embed_format="base64",
                 embed_task="input_type",
             ),
         ),
@@ -234,7 +234,6 @@ HOSTS: dict[str, Host] = {
                 lacks=OPENAI_ONLY | {"top_k", "logit_bias"},
                 developer_role=True,
                 reasoning_echo="reasoning_content",
-                embed_base64=True,
             ),
         ),
         Host(
@@ -255,6 +254,7 @@ HOSTS: dict[str, Host] = {
                 | {"tools", "tool_choice", "parallel_tool_calls", "modalities"},
                 think_tags=True,
                 embed_path="/v1/embeddings",
+                embed_format="base64_int8",
                 embed_batch=512,
             ),
         ),

@@ -6,7 +6,7 @@ import binascii
 import sys
 from array import array
 from base64 import b64decode
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from headgate import v1 as pb
 
@@ -38,7 +38,7 @@ def encode_embed(request: pb.EmbedRequest, inputs: Sequence[pb.EmbedInput], targ
     body: JsonObject = {
         "model": target.model,
         "input": [_input(item, f"inputs[{number}]") for number, item in enumerate(inputs)],
-        "encoding_format": "base64" if quirks.embed_base64 else "float",
+        "encoding_format": quirks.embed_format,
     }
     if request.HasField("dimensions"):
         body["dimensions"] = request.dimensions
@@ -63,7 +63,8 @@ def decode_embed(body: bytes, rows: int, target: Target) -> pb.EmbedResponse:
     answer = loads_object(body)
     if error := reported_error(answer, target):
         raise error
-    vectors = _ordered(objects(answer.get("data")), rows)
+    is_int8 = target.host.quirks.embed_format == "base64_int8"
+    vectors = _ordered(objects(answer.get("data")), rows, is_int8=is_int8)
     size = len(vectors[0]) if vectors else 0
     if not size or any(len(vector) != size for vector in vectors) or size % FLOAT_BYTES:
         raise ProviderProtocolError("the provider's embeddings are empty or differ in length")
@@ -91,29 +92,35 @@ def _input(item: pb.EmbedInput, path: str) -> str | list[int]:
             raise unsupported(path, "this provider embeds text and token ids only")
 
 
-def _ordered(data: list[JsonObject], rows: int) -> list[bytes]:
+def _ordered(data: list[JsonObject], rows: int, *, is_int8: bool) -> list[bytes]:
     """The vectors by their index; by position where the vendor gives none."""
     vectors: list[bytes | None] = [None] * rows
     for position, item in enumerate(data):
         index = item.get("index", position)
         if not isinstance(index, int) or not 0 <= index < rows or vectors[index] is not None:
             raise ProviderProtocolError("the provider's embeddings have impossible indices")
-        vectors[index] = _packed(item.get("embedding"))
+        vectors[index] = _packed(item.get("embedding"), is_int8=is_int8)
     found = [vector for vector in vectors if vector is not None]
     if len(found) != rows:
         raise ProviderProtocolError(f"the provider answered {len(found)} embeddings for {rows} inputs")
     return found
 
 
-def _packed(embedding: object) -> bytes:
+def _packed(embedding: object, *, is_int8: bool) -> bytes:
+    """One vector as little-endian float32."""
     try:
         if isinstance(embedding, str):
-            return b64decode(embedding, validate=True)
+            data = b64decode(embedding, validate=True)
+            return _packed_floats(array("b", data)) if is_int8 else data
         if isinstance(embedding, list):
-            numbers = array("f", embedding)
-            if sys.byteorder == "big":
-                numbers.byteswap()
-            return numbers.tobytes()
+            return _packed_floats(embedding)
     except (binascii.Error, TypeError, ValueError, OverflowError):
         pass
     raise ProviderProtocolError("the provider sent an embedding that is neither floats nor base64")
+
+
+def _packed_floats(numbers: Iterable[float]) -> bytes:
+    packed = array("f", numbers)
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return packed.tobytes()

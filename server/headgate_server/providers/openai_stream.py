@@ -330,7 +330,7 @@ def _add_fragment(known: list[JsonObject], fragment: JsonObject) -> None:
             for key, value in fragment.items():
                 if key in FRAGMENTS and isinstance(value, str) and isinstance(detail.get(key), str):
                     detail[key] += value
-                elif value is not None:
+                elif value not in (None, ""):
                     detail[key] = value
             return
     known.append(dict(fragment))

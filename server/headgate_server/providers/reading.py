@@ -76,8 +76,8 @@ def create_time(created: object) -> Timestamp | None:
 
 
 def extras(found: Mapping[str, Any], modelled: frozenset[str]) -> JsonObject:
-    """The members that the contract has no field for; null says nothing and is left out."""
-    return {key: value for key, value in found.items() if key not in modelled and value is not None}
+    """The members that the contract has no field for; null and empty containers say nothing and are left out."""
+    return {key: value for key, value in found.items() if key not in modelled and value not in (None, [], {})}
 
 
 def metadata(found: JsonObject, issuer: str) -> dict[str, str]:

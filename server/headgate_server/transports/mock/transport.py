@@ -117,12 +117,18 @@ class MockResponse:
         return b""
 
     async def _arrived(self) -> int:
-        """How many chunks have come by now, waiting for one more than were read."""
-        if not self._chunks_per_second:
-            return len(self._chunks)
-        now = asyncio.get_running_loop().time()
-        due = self._started + self._position / self._chunks_per_second
-        if due > now:
-            await asyncio.sleep(due - now)
-            return self._position + 1
-        return min(int((now - self._started) * self._chunks_per_second) + 1, len(self._chunks))
+        elapsed = asyncio.get_running_loop().time() - self._started
+        wait, count = arrival(self._position, len(self._chunks), elapsed, self._chunks_per_second)
+        if wait:
+            await asyncio.sleep(wait)
+        return count
+
+
+def arrival(read: int, total: int, elapsed: float, chunks_per_second: float) -> tuple[float, int]:
+    """Seconds until there is more than the chunks already `read`, and how many chunks there are then."""
+    if not chunks_per_second:
+        return 0.0, total
+    arrived = min(int(elapsed * chunks_per_second) + 1, total)
+    if arrived > read:
+        return 0.0, arrived
+    return read / chunks_per_second - elapsed, read + 1

@@ -33,6 +33,7 @@ T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 MAX_DIMENSIONS = 4096
+FIELD_PATH = re.compile(r"`\$\.(.+)`$|required field `(.+)`$")
 ARGUMENT_PIECE = re.compile(r"(?s).{1,8}")
 
 
@@ -93,7 +94,8 @@ def _decoded(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        raise Refusal(400, str(error), code="invalid_value", param=str(error).rpartition("$.")[2].strip("`")) from None
+        path = FIELD_PATH.search(str(error))
+        raise Refusal(400, str(error), code="invalid_value", param=path and path[path.lastindex or 0]) from None
     except msgspec.DecodeError:
         raise Refusal(400, "We could not parse the JSON body of your request.") from None
 
