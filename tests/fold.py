@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 from headgate import v1 as pb
 
+MADE_ID = re.compile(r"call_[0-9a-f]{24}")
+MADE = "made by the gateway"
 CONTENT_EVENTS = {
     "text_delta",
     "reasoning_delta",
@@ -91,6 +95,29 @@ def check_invariants(events: Sequence[pb.StreamGenerateResponse], *, partial: bo
             ended.add(event.candidate_index)
     assert set(opened) <= ended, "a candidate without end"
     assert not open_parts
+
+
+def canonical(answer: pb.GenerateResponse) -> pb.GenerateResponse:
+    """The answer with its JSON texts in one order and its made ids alike, to be compared."""
+    canon = pb.GenerateResponse()
+    canon.CopyFrom(answer)
+    if canon.HasField("usage"):
+        canon.usage.provider_json = ordered(canon.usage.provider_json)
+    holders: list[Any] = [canon, *canon.candidates]
+    for candidate in canon.candidates:
+        for part in candidate.message.parts:
+            holders.append(part)
+            if part.HasField("tool_call") and MADE_ID.fullmatch(part.tool_call.id):
+                part.tool_call.id = MADE
+    for holder in holders:
+        for issuer, text in holder.provider_metadata.items():
+            holder.provider_metadata[issuer] = ordered(text)
+    return canon
+
+
+def ordered(text: str) -> str:
+    """A JSON text with its keys in order."""
+    return json.dumps(json.loads(text), sort_keys=True) if text else ""
 
 
 def _fold_content(event: pb.StreamGenerateResponse, message: pb.Message) -> None:

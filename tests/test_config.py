@@ -368,6 +368,9 @@ def test_a_configuration_without_providers_is_refused(refuse: Refuse) -> None:
         ("openai: {api_key: schlüssel}", "openai.api_key: must be printable ASCII text, and not empty"),
         ("openai: {api_key: x, base_url: api.openai.com}", "openai.base_url: must be an http or https URL"),
         ("openai: {api_key: x, base_url: 'http://x/v1?a=b'}", "openai.base_url: must be an http or https URL"),
+        ("openai: {api_key: x, base_url: 'http://a b/'}", "openai.base_url: must be an http or https URL"),
+        ("openai: {api_key: x, base_url: 'http://a:99999/'}", "openai.base_url: Port out of range"),
+        ("openai: {api_key: x, base_url: 'http://a:0/'}", "openai.base_url: must not have port 0"),
         ("openai: {api_key: x, base_url: 'http://me:pw@x/'}", "openai.base_url: must not hold a user name or password"),
         ("openai: {api_key: x, headers: {'x y': z}}", "openai.headers.x y: is not a header name"),
         ('openai: {api_key: x, headers: {x: "a\\r\\nb: c"}}', "openai.headers.x: must be printable ASCII text"),
@@ -387,7 +390,9 @@ def test_a_provider_that_could_not_be_called_is_refused(refuse: Refuse, provider
     assert problems[0].startswith(f"headgate.yaml:2: providers.{problem}")
 
 
-@pytest.mark.parametrize("provider", ["openai: {base_url: http://proxy/v1}", "ollama: {}", "vllm: {}"])
+@pytest.mark.parametrize(
+    "provider", ["openai: {base_url: http://proxy/v1}", "ollama: {}", "vllm: {}", "openai: {adapter: mock}"]
+)
 def test_a_host_of_ones_own_needs_no_key(accept: Accept, provider: str) -> None:
     """Only a known service at its known address does."""
     assert accept(f"providers: {{{provider}}}").providers
@@ -405,6 +410,13 @@ def test_a_key_file_that_cannot_be_read_is_refused(refuse: Refuse) -> None:
     """The file is read at start, not at the first call."""
     problems = refuse("providers: {openai: {api_key_file: nope}}")
     assert problems == ["headgate.yaml:1: providers.openai.api_key_file: cannot be read: No such file or directory"]
+
+
+def test_a_key_file_without_a_key_is_refused(refuse: Refuse, tmp_path: Path) -> None:
+    """An empty file is a mount that went wrong."""
+    (tmp_path / "empty").write_text("\n")
+    problems = refuse("providers: {openai: {api_key_file: empty}}")
+    assert problems == ["headgate.yaml:1: providers.openai.api_key_file: holds no key"]
 
 
 def test_a_target_at_an_unknown_provider_is_refused(refuse: Refuse) -> None:

@@ -107,11 +107,17 @@ async def test_a_stream_adds_up_to_the_whole_answer(text: str) -> None:
 
 
 async def test_lorem_writes_as_many_words_as_asked_for() -> None:
-    """The request's limit wins over the configured number, by either of its names."""
+    """The request's limit, by either of its names, wins over the configured number, and is met."""
     request = {**said("Go"), "model": "lorem"}
-    for limit, words in (({}, 7), ({"max_tokens": 3}, 3), ({"max_completion_tokens": 90}, 90)):
+    for limit, words, finish_reason in (
+        ({}, 7, "stop"),
+        ({"max_tokens": 3}, 3, "length"),
+        ({"max_completion_tokens": 90}, 90, "length"),
+        ({"max_tokens": 2**32 - 1}, 10_000, "stop"),
+    ):
         _, answer = await whole(mock(words=7), {**request, **limit})
         assert len(answer["choices"][0]["message"]["content"].split()) == words
+        assert answer["choices"][0]["finish_reason"] == finish_reason
         assert answer["usage"]["completion_tokens"] == words
 
 
@@ -264,6 +270,7 @@ async def test_embeddings_have_the_configured_dimensions_unless_asked_otherwise(
         (CHAT, {"model": "echo", "messages": [{"role": 5}]}, 400, "invalid_value", "messages[0].role"),
         (CHAT, {"model": "echo", "messages": [{"role": "boss"}]}, 400, None, "messages[0].role"),
         (CHAT, {**said("Hi"), "max_tokens": 0}, 400, "integer_below_min_value", "max_tokens"),
+        (CHAT, {**said("Hi"), "n": 17}, 400, "integer_above_max_value", "n"),
         (CHAT, {**said("Hi"), "model": "gpt"}, 404, "model_not_found", "model"),
         (CHAT, {**said("Hi"), "model": "embed"}, 404, "model_not_found", "model"),
         ("/embeddings", {"model": "echo", "input": "a"}, 404, "model_not_found", "model"),
@@ -296,7 +303,9 @@ async def test_at_no_pace_a_stream_comes_in_one_read() -> None:
 )
 def test_a_pace_gives_each_chunk_its_time(read: int, elapsed: float, wait: float, arrived: int) -> None:
     """Ten chunks a second, six in all: whoever reads late gets all that has come by then."""
-    assert arrival(read, 6, elapsed, 10.0) == (pytest.approx(wait), arrived)
+    seconds, count = arrival(read, 6, elapsed, 10.0)
+    assert seconds == pytest.approx(wait)
+    assert count == arrived
 
 
 async def test_a_paced_stream_comes_in_several_reads() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import cast
 
@@ -18,8 +18,9 @@ from grpc_reflection.v1alpha import reflection
 from headgate import v1 as pb
 
 import headgate_server
-from headgate_server import logs, providers
+from headgate_server import listing, logs, providers
 from headgate_server.call import CallRegistry
+from headgate_server.catalog import Catalog
 from headgate_server.config import Config, Provider
 from headgate_server.config.tree import Server as ServerConfig
 from headgate_server.gateway import Gateway
@@ -54,9 +55,13 @@ class Application:
         endpoints = {name: _endpoint(name, provider) for name, provider in config.providers.items()}
         health = {name: ProviderRecord(name) for name in endpoints}
         self._upstream = Upstream(endpoints)
+        catalog = Catalog({}, {name: endpoint.base_url for name, endpoint in endpoints.items()})
         routes = _routes(config, endpoints)
-        gateway = Gateway(routes, self._upstream, health, max_reply_bytes=config.server.max_reply_bytes)
-        self._servicer = InferenceServicer(gateway, _models(config, endpoints), health, self._calls)
+        named = _named_targets(config, endpoints)
+        models = listing.models(routes.aliases, named, self._upstream.capabilities, catalog)
+        max_reply_bytes = config.server.max_reply_bytes
+        gateway = Gateway(routes, self._upstream, health, catalog, max_reply_bytes=max_reply_bytes)
+        self._servicer = InferenceServicer(gateway, models, health, self._calls)
         self._health = grpc_health.HealthServicer()
         self._server = grpc.aio.server(
             interceptors=[
@@ -206,7 +211,11 @@ def _endpoint(name: str, provider: Provider) -> Endpoint:
 def _transport(provider: Provider) -> Transport:
     if provider.adapter == "mock":
         return MockTransport(provider.mock)
-    return AiohttpTransport(provider.max_connections)
+    if provider.transport == "httpx2":
+        from headgate_server.transports.httpx2 import Httpx2Transport  # an extra
+
+        return Httpx2Transport(provider.max_connections, ca_file=provider.ca_file, proxy=provider.proxy or "")
+    return AiohttpTransport(provider.max_connections, ca_file=provider.ca_file, proxy=provider.proxy or "")
 
 
 def _headers(provider: Provider, adapter: Adapter) -> dict[str, str]:
@@ -226,32 +235,13 @@ def _routes(config: Config, endpoints: dict[str, Endpoint]) -> Routes:
     return Routes(aliases, provider_target)
 
 
-def _models(config: Config, endpoints: dict[str, Endpoint]) -> list[pb.Model]:
-    """Every alias, and every provider/model that the configuration names."""
-    models = [
-        _model(name, [endpoints[target.provider] for target in alias.targets], is_alias=True)
-        for name, alias in config.models.items()
-    ]
-    named = dict.fromkeys(_named_models(config))
-    return models + [_model(f"{provider}/{model}", [endpoints[provider]], is_alias=False) for provider, model in named]
-
-
-def _named_models(config: Config) -> Iterator[tuple[str, str]]:
+def _named_targets(config: Config, endpoints: dict[str, Endpoint]) -> Iterator[Target]:
     for alias in config.models.values():
         for target in alias.targets:
-            yield target.provider, target.model
+            yield endpoints[target.provider].target(target.model)
     for name, provider in config.providers.items():
         for model in provider.models:
-            yield name, model
-
-
-def _model(name: str, endpoints: Sequence[Endpoint], *, is_alias: bool) -> pb.Model:
-    return pb.Model(
-        name=name,
-        providers=dict.fromkeys(endpoint.name for endpoint in endpoints),
-        capabilities=sorted(set.intersection(*(set(e.adapter.CAPABILITIES) for e in endpoints))),
-        is_alias=is_alias,
-    )
+            yield endpoints[name].target(model)
 
 
 def _channel_options(server: ServerConfig) -> list[tuple[str, int]]:

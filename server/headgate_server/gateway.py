@@ -12,8 +12,10 @@ from headgate import v1 as pb
 from headgate_server import embeddings
 from headgate_server.attempt import Attempt, begin
 from headgate_server.call import Call
+from headgate_server.catalog import Catalog
 from headgate_server.errors import GatewayError
 from headgate_server.generation import Generation, finish_word, new_id
+from headgate_server.prices import add_cost
 from headgate_server.providers.base import Target
 from headgate_server.resilience.health import ProviderRecord
 from headgate_server.routing import Routes, next_target_may_answer
@@ -35,12 +37,14 @@ class Gateway:
         routes: Routes,
         upstream: Upstream,
         health: Mapping[str, ProviderRecord],
+        catalog: Catalog,
         *,
         max_reply_bytes: int,
     ) -> None:
         self._routes = routes
         self._upstream = upstream
         self._health = health
+        self._catalog = catalog
         self._max_reply_bytes = max_reply_bytes
 
     async def generate(self, request: pb.GenerateRequest, call: Call) -> pb.GenerateResponse:
@@ -59,6 +63,7 @@ class Gateway:
                 answer.provider = target.provider
                 answer.model = answer.model or target.model
                 answer.warnings.extend(http_call.warnings)
+                add_cost(answer, self._catalog.prices(target))
                 return answer
 
         answer = await self._first(request, call, answer_from)
@@ -82,7 +87,13 @@ class Gateway:
             http_call = adapter.encode(request, target, stream=True)
             with self._attempt(request, target, call) as attempt:
                 generation = Generation(
-                    self._upstream, attempt, http_call, adapter.Stream(target), call, request.stream
+                    self._upstream,
+                    attempt,
+                    http_call,
+                    adapter.Stream(target),
+                    call,
+                    request.stream,
+                    self._catalog.prices(target),
                 )
                 await generation.commit()
                 return generation
@@ -118,6 +129,7 @@ class Gateway:
             answer = embeddings.join(await _all_or_nothing([embed_batch(batch) for batch in batches]))
             answer.provider = target.provider
             answer.model = answer.model or target.model
+            add_cost(answer, self._catalog.prices(target))
             return answer
 
         answer = await self._first(request, call, answer_from)

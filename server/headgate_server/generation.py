@@ -10,6 +10,7 @@ from headgate import v1 as pb
 from headgate_server.attempt import Attempt
 from headgate_server.call import Call
 from headgate_server.errors import GatewayError, StreamInterrupted
+from headgate_server.prices import PriceList, add_cost
 from headgate_server.providers.base import HttpCall, Stream
 from headgate_server.upstream import Upstream
 
@@ -25,12 +26,14 @@ class Generation:
         stream: Stream,
         call: Call,
         options: pb.StreamOptions,
+        prices: PriceList | None,
     ) -> None:
         self._upstream = upstream
         self._attempt = attempt
         self._http_call = http_call
         self._stream = stream
         self._call = call
+        self._prices = prices
         coalesce = options.max_coalesce_delay.ToMilliseconds() / 1000
         self._vendor_events = upstream.stream(http_call, attempt, coalesce=coalesce)
         self._held_back: list[pb.StreamGenerateResponse] = []
@@ -118,7 +121,9 @@ class Generation:
         """The last events, with the whole call's account in generation_end."""
         finishes = [event.candidate_end.finish for event in events if event.HasField("candidate_end")]
         self._call.finish_reasons = [finish_word(finish) for finish in finishes]
-        events[-1].generation_end.attempts.extend(self._call.attempts)
+        end = events[-1].generation_end
+        end.attempts.extend(self._call.attempts)
+        add_cost(end, self._prices)
         return events
 
 

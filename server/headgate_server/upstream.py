@@ -62,6 +62,10 @@ class Upstream:
         """The provider that a target is at."""
         return self._endpoints[target.provider]
 
+    def capabilities(self, target: Target) -> frozenset[str]:
+        """What the target's wire can carry."""
+        return self.endpoint(target).adapter.CAPABILITIES
+
     async def fetch(self, call: HttpCall, attempt: Attempt) -> bytes:
         """The whole body of the answer.
 

@@ -25,7 +25,7 @@ from headgate_server.errors import (
 )
 from headgate_server.providers import openai
 from headgate_server.sse import Decoder
-from tests.fold import check_invariants, fold
+from tests.fold import canonical, check_invariants, fold
 from tests.recordings.chat_chunks import accumulated, chunks
 from tests.recordings.recorded import Recording, recordings
 
@@ -52,11 +52,9 @@ ERRORS_BY_CODE = {
     "llamacpp-677c573d4d10": ContextLengthExceeded,
     "perplexity-5f79f7112476": ContextLengthExceeded,
 }
-MADE_ID = re.compile(r"call_[0-9a-f]{24}")
 # These vendors count audio beside the prompt, and reasoning beside the completion.
 BESIDE = {"mistral-f813ef578d2e", "xai-7f33eeee0727", "xai-a9e92c1ff9d8", "xai-b4fddc0aafcb", "xai-d9bd1b0ea385"}
 FINISH = re.compile(rb'"finish_reason": ?"')
-MADE = "made by the gateway"
 
 
 def answered(*, stream: bool) -> list[Recording]:
@@ -90,28 +88,6 @@ def read(recording: Recording) -> pb.GenerateResponse:
     if recording.is_stream:
         return fold(streamed(recording, iter(())))
     return openai.decode(recording.body, recording.target)
-
-
-def canonical(answer: pb.GenerateResponse) -> pb.GenerateResponse:
-    """The answer with its JSON texts in one order and its made ids alike, to be compared."""
-    canon = pb.GenerateResponse()
-    canon.CopyFrom(answer)
-    canon.usage.provider_json = ordered(canon.usage.provider_json)
-    holders: list[Any] = [canon, *canon.candidates]
-    for candidate in canon.candidates:
-        for part in candidate.message.parts:
-            holders.append(part)
-            if part.HasField("tool_call") and MADE_ID.fullmatch(part.tool_call.id):
-                part.tool_call.id = MADE
-    for holder in holders:
-        for issuer, text in holder.provider_metadata.items():
-            holder.provider_metadata[issuer] = ordered(text)
-    return canon
-
-
-def ordered(text: str) -> str:
-    """A JSON text with its keys in order."""
-    return json.dumps(json.loads(text), sort_keys=True) if text else ""
 
 
 def test_every_whole_answer_is_read() -> None:

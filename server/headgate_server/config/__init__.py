@@ -1,7 +1,8 @@
 """The configuration: one frozen tree, read and checked whole before anything starts.
 
-tree.py says what can be configured, file.py reads YAML and keeps its line numbers, loading.py puts file and environment
-together and checks what concerns several places. Nothing below this package reads the environment.
+tree.py says what can be configured and values.py what single values may be; file.py reads YAML and keeps its line
+numbers; loading.py puts file and environment together and checks what concerns several places. Nothing below this
+package reads the environment.
 """
 
 from headgate_server.config.file import ConfigError, Problem

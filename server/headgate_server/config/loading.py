@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
+from ssl import SSLError
 from types import NoneType
 from typing import Any, TypeVar, get_args
 from urllib.parse import urlsplit
+from urllib.request import proxy_bypass_environment
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -20,12 +23,12 @@ from headgate_server.config.tree import (
     Provider,
     Section,
     Server,
-    is_loopback,
-    split_address,
 )
+from headgate_server.config.values import is_loopback, split_address
 from headgate_server.providers import UnresolvedProvider, resolve
 from headgate_server.providers.hosts import HOSTS, Host, Quirks
 from headgate_server.spelling import did_you_mean
+from headgate_server.transports.connections import tls_context
 
 S = TypeVar("S", bound=Section)
 
@@ -50,7 +53,10 @@ def load(path: Path | None, environment: Mapping[str, str]) -> Config:
         path = Path(named)
     document = _demo(environment) if path is None else read(path, environment)
     _apply_environment(document, environment)
-    _read_key_files(document, path.parent if path else Path())
+    folder = path.parent if path else Path()
+    _read_key_files(document, folder)
+    _find_ca_files(document, folder)
+    _apply_proxies(document, environment)
     config: Config | None = None
     try:
         config = Config.model_validate(document.values)
@@ -104,9 +110,50 @@ def _read_key_files(document: Document, folder: Path) -> None:
             document.report(key, "must not stand beside api_key: the key comes from one place")
             continue
         try:
-            provider["api_key"] = (folder / str(provider["api_key_file"])).read_text("utf-8").strip()
+            provider["api_key"] = (folder / str(provider["api_key_file"])).read_text("utf-8").strip() or None
         except (OSError, ValueError) as error:
             document.report(key, f"cannot be read: {getattr(error, 'strerror', None) or error}")
+            continue
+        if provider["api_key"] is None:
+            document.report(key, "holds no key")
+
+
+def _find_ca_files(document: Document, folder: Path) -> None:
+    """Makes each ca_file a path from here, and sees that it can be used."""
+    for name, provider in document.section("providers").items():
+        if not isinstance(provider, dict) or not provider.get("ca_file"):
+            continue
+        provider["ca_file"] = folder / str(provider["ca_file"])
+        try:
+            tls_context(provider["ca_file"])
+        except OSError as error:
+            reason = "holds no certificate in PEM" if isinstance(error, SSLError) else error.strerror
+            document.report(("providers", name, "ca_file"), f"cannot be used: {reason}")
+
+
+def _apply_proxies(document: Document, environment: Mapping[str, str]) -> None:
+    """Gives each provider without a proxy of its own the one of the environment."""
+    for name, values in document.section("providers").items():
+        provider = _sound(Provider, values)
+        if provider is None or provider.proxy is not None or not isinstance(values, dict):
+            continue
+        with suppress(UnresolvedProvider):
+            host, _ = resolve(name, provider)
+            if (found := _proxy(host.base_url, environment)) and host.adapter != "mock":
+                values["proxy"], document.variables[("providers", name, "proxy")] = found
+
+
+def _proxy(address: str, environment: Mapping[str, str]) -> tuple[str, str] | None:
+    """The proxy for this address, and the variable that names it. This machine itself is reached without one."""
+    url = urlsplit(address)
+    host = url.hostname or ""
+    no_proxy = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    if is_loopback(host) or proxy_bypass_environment(host, {"no": no_proxy}):
+        return None
+    for variable in (f"{url.scheme}_proxy", f"{url.scheme}_proxy".upper()):
+        if proxy := environment.get(variable):
+            return proxy if "://" in proxy else f"http://{proxy}", variable
+    return None
 
 
 def _report(document: Document, details: ErrorDetails) -> None:
@@ -177,7 +224,9 @@ def _providers(document: Document) -> Iterator[tuple[Key, str]]:
 
 def _wants_key(host: Host, provider: Provider) -> bool:
     """It is a known service at its known address, and not on this machine."""
-    return bool(host.key_variable and not provider.base_url) and not is_loopback(urlsplit(host.base_url).hostname or "")
+    if not host.key_variable or provider.base_url or host.adapter == "mock":
+        return False
+    return not is_loopback(urlsplit(host.base_url).hostname or "")
 
 
 def _targets(document: Document) -> Iterator[tuple[Key, str]]:

@@ -2,136 +2,34 @@
 
 from __future__ import annotations
 
-import re
-from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ByteSize,
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-    SecretStr,
-    field_serializer,
-    model_validator,
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_serializer, model_validator
+
+from headgate_server.config.values import (
+    KIB,
+    MIB,
+    AliasName,
+    ApiKey,
+    BaseUrl,
+    Count,
+    CountFromZero,
+    HeaderName,
+    HeaderValue,
+    ListenAddress,
+    LowerCase,
+    NumberFromZero,
+    ProviderName,
+    ProxyUrl,
+    QuirkOverrides,
+    Seconds,
+    SecondsFromZero,
+    Size,
+    TransportName,
 )
-from pydantic_core import CoreSchema, core_schema
 
-from headgate_server.providers.hosts import Quirks
-
-KIB = 1024
-MIB = 1024 * KIB
 MASK = "********"
-
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_PROVIDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-
-def split_address(text: str) -> tuple[str, int]:
-    """Host and port of `HOST:PORT`, brackets around an IPv6 host removed.
-
-    Raises:
-        ValueError: it is not of that form.
-    """
-    host, colon, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ValueError("must have brackets around an IPv6 address, such as [::1]:50051")
-    if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
-        raise ValueError("must be HOST:PORT, such as 127.0.0.1:50051")
-    return host, int(port)
-
-
-def is_loopback(host: str) -> bool:
-    """Only this machine can reach it. A name other than localhost counts as reachable by others."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _listen_address(text: str) -> str:
-    split_address(text)
-    return text
-
-
-def _provider_name(text: str) -> str:
-    if not _PROVIDER_NAME.fullmatch(text):
-        raise ValueError("a provider's name is 1 to 64 letters, digits, dots, underscores or hyphens")
-    return text
-
-
-def _alias_name(text: str) -> str:
-    if not text or "/" in text or not text.isprintable() or " " in text:
-        raise ValueError("an alias is a word without slash, such as fast-chat")
-    return text
-
-
-def _base_url(text: str) -> str:
-    url = urlsplit(text)
-    if not text:
-        return text
-    if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
-        raise ValueError("must be an http or https URL without query, such as https://api.example.com/v1")
-    if url.username is not None:
-        raise ValueError("must not hold a user name or password: use api_key or headers")
-    return text.rstrip("/")
-
-
-def _header_name(text: str) -> str:
-    if not _HEADER_NAME.fullmatch(text):
-        raise ValueError("is not a header name")
-    return text.lower()
-
-
-def _header_value(text: str) -> str:
-    if not text.isascii() or not text.isprintable():
-        raise ValueError("must be printable ASCII text")
-    return text
-
-
-def _api_key(secret: SecretStr) -> SecretStr:
-    key = secret.get_secret_value()
-    if not key or not key.isascii() or not key.isprintable():
-        raise ValueError("must be printable ASCII text, and not empty")
-    return secret
-
-
-def _lower(value: Any) -> Any:
-    return value.lower() if isinstance(value, str) else value
-
-
-class _QuirkOverrides:
-    """Makes pydantic check a mapping against the fields of the Quirks dataclass, each of them optional."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        fields = {
-            name: core_schema.typed_dict_field(handler.generate_schema(hint), required=False)
-            for name, hint in get_type_hints(Quirks).items()
-        }
-        return core_schema.typed_dict_schema(fields, extra_behavior="forbid")
-
-
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NumberFromZero = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-SecondsFromZero = NumberFromZero
-Count = Annotated[int, Field(ge=1)]
-CountFromZero = Annotated[int, Field(ge=0)]
-Size = Annotated[ByteSize, Field(ge=KIB, le=1024 * MIB)]
-ListenAddress = Annotated[str, AfterValidator(_listen_address)]
-ProviderName = Annotated[str, AfterValidator(_provider_name)]
-AliasName = Annotated[str, AfterValidator(_alias_name)]
-BaseUrl = Annotated[str, AfterValidator(_base_url)]
-HeaderName = Annotated[str, AfterValidator(_header_name)]
-HeaderValue = Annotated[str, AfterValidator(_header_value)]
-ApiKey = Annotated[SecretStr, AfterValidator(_api_key)]
-QuirkOverrides = Annotated[dict[str, Any], _QuirkOverrides()]
 
 
 class Section(BaseModel):
@@ -299,6 +197,12 @@ class Provider(Section):
     """File that holds the key, relative to the configuration file. Not together with api_key."""
     headers: dict[HeaderName, HeaderValue] = Field(default={}, repr=False)
     """Extra headers of every request; treated as secrets."""
+    transport: TransportName = "aiohttp"
+    """What makes the HTTP calls: aiohttp, or httpx2, which is an extra."""
+    ca_file: Path | None = None
+    """Certificates to trust instead of the system's, in PEM, relative to the configuration file."""
+    proxy: ProxyUrl | None = Field(default=None, repr=False)
+    """HTTP proxy; by default what HTTPS_PROXY, HTTP_PROXY and NO_PROXY say, and "" for none."""
     clocks: Clocks = Clocks()
     """How long one attempt may take."""
     max_connections: Count = 256
@@ -322,6 +226,11 @@ class Provider(Section):
     def _mask_headers(self, headers: dict[str, str]) -> dict[str, str]:
         return dict.fromkeys(headers, MASK)
 
+    @field_serializer("proxy")
+    def _mask_proxy(self, proxy: str | None) -> str | None:
+        before, at, after = (proxy or "").rpartition("@")
+        return f"{before.partition('//')[0]}//{MASK}@{after}" if at else proxy
+
 
 class TargetReference(Section):
     """One model at one configured provider."""
@@ -342,9 +251,9 @@ class Alias(Section):
 class Telemetry(Section):
     """Logs."""
 
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], LowerCase] = "info"
     """Least level that is logged. The variable LOG_LEVEL overrides it."""
-    log_format: Annotated[Literal["json", "console"], BeforeValidator(_lower)] = "json"
+    log_format: Annotated[Literal["json", "console"], LowerCase] = "json"
     """JSON lines, or text for people. The variable LOG_FORMAT overrides it."""
 
 

@@ -61,10 +61,10 @@ def load_adapter(name: str) -> Adapter:
     Raises:
         UnresolvedProvider: there is none, or its module cannot be imported.
     """
-    installed = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
     try:
         if name in ADAPTERS:
             return cast("Adapter", import_module(ADAPTERS[name]))
+        installed = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
         if name in installed:
             return cast("Adapter", installed[name].load())
     except Exception as error:

@@ -386,7 +386,7 @@ def candidate_index(choice: JsonObject, otherwise: int) -> int:
     index = choice.get("index")
     if index is None:
         return otherwise
-    if not isinstance(index, int) or not 0 <= index < MAX_CANDIDATES:
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < MAX_CANDIDATES:
         raise ProviderProtocolError("the provider sent a choice with an impossible index")
     return index
 

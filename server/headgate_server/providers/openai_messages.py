@@ -37,6 +37,7 @@ MEDIA_KINDS = {
     "video": pb.MEDIA_KIND_VIDEO,
 }
 ONE_HOUR = 3600
+PLAIN_TEXT = {"type", "text"}
 
 
 class MessageWriter:
@@ -309,13 +310,12 @@ class MessageWriter:
 
 def _plain(items: list[JsonObject]) -> str | list[JsonObject]:
     """A plain string where one says it all: every host takes that."""
-    match items:
-        case []:
-            return ""
-        case [{"type": "text", "text": str(text), **more}] if not more:
-            return text
-        case _:
-            return items
+    if not items:
+        return ""
+    if len(items) == 1 and items[0].keys() == PLAIN_TEXT and items[0]["type"] == "text":
+        text: str = items[0]["text"]
+        return text
+    return items
 
 
 def _kind(media: pb.Media) -> pb.MediaKind.ValueType:

@@ -2,81 +2,114 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Mapping
+from contextvars import ContextVar
+from pathlib import Path
 from types import MappingProxyType
 
 import aiohttp
 from yarl import URL
 
 from headgate_server.errors import (
-    GatewayOverloaded,
     ProviderError,
     ProviderProtocolError,
     ProviderTimeout,
     ProviderUnreachable,
 )
 from headgate_server.transports.base import HttpRequest, HttpResponse
+from headgate_server.transports.connections import (
+    ACCEPT_ENCODING,
+    KEEPALIVE_SECONDS,
+    READ_BUFFER_BYTES,
+    STALE_SECONDS,
+    Slots,
+    tls_context,
+)
 
-KEEPALIVE_SECONDS = 30.0
-READ_BUFFER_BYTES = 64 * 1024
+MAX_HEADER_BYTES = 16 * 1024
+MAX_HEADERS = 128
+
+
+class _Sending:
+    """One call on its way, and whether a connection was opened for it rather than taken from the pool."""
+
+    opened = False
+
+
+_sending: ContextVar[_Sending] = ContextVar("_sending")
 
 
 class AiohttpTransport:
     """Holds at most `max_connections` connections, and refuses rather than queues beyond them."""
 
-    def __init__(self, max_connections: int) -> None:
-        self._max_connections = max_connections
-        self._in_use = 0
+    def __init__(self, max_connections: int, *, ca_file: Path | None = None, proxy: str = "") -> None:
+        self._slots = Slots(max_connections)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=0,
                 keepalive_timeout=KEEPALIVE_SECONDS,
                 ttl_dns_cache=30,
+                ssl=tls_context(ca_file),
+                socket_factory=_open_socket,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"accept-encoding": ACCEPT_ENCODING},
+            max_field_size=MAX_HEADER_BYTES,
+            max_headers=MAX_HEADERS,
+            max_line_size=MAX_HEADER_BYTES,
+            proxy=proxy or None,
             read_bufsize=READ_BUFFER_BYTES,
             skip_auto_headers=("user-agent",),
+            trust_env=False,
         )
 
     async def send(self, request: HttpRequest) -> HttpResponse:
-        if self._in_use >= self._max_connections:
-            raise GatewayOverloaded(
-                f"all {self._max_connections} connections to the provider are in use", retry_after=1.0
-            )
-        self._in_use += 1
+        sending = _Sending()
+        self._slots.take(sending)
         try:
-            response = await self._session.request(
-                request.method,
-                URL(request.url, encoded=True),
-                data=request.body,
-                headers=request.headers,
-                allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=request.connect_timeout),
-            )
+            response = await self._request(request, sending)
         except BaseException as exception:
-            self._in_use -= 1
-            if isinstance(exception, aiohttp.ClientError | OSError | TimeoutError):
+            self._slots.give_back(sending)
+            if isinstance(exception, aiohttp.ClientError | OSError):
                 raise _before_headers(exception) from exception
             raise
-        return AiohttpResponse(response, self)
+        return AiohttpResponse(response, self._slots, sending)
 
     async def close(self) -> None:
         await self._session.close()
 
-    def returned(self) -> None:
-        """A connection is free again, or gone."""
-        self._in_use -= 1
+    async def _request(self, request: HttpRequest, sending: _Sending) -> aiohttp.ClientResponse:
+        """The answer. Connections from the pool may turn out to be closed: then the next one is tried."""
+        _sending.set(sending)
+        began = time.monotonic()
+        while True:
+            try:
+                return await self._session.request(
+                    request.method,
+                    URL(request.url, encoded=True),
+                    data=request.body,
+                    headers=request.headers,
+                    allow_redirects=False,
+                    timeout=aiohttp.ClientTimeout(total=None, connect=request.connect_timeout),
+                )
+            except aiohttp.ClientConnectorError:
+                raise
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                if sending.opened or time.monotonic() - began > STALE_SECONDS:
+                    raise
 
 
 class AiohttpResponse:
     """One answer; see HttpResponse."""
 
-    def __init__(self, response: aiohttp.ClientResponse, transport: AiohttpTransport) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, slots: Slots, holder: object) -> None:
         self._response = response
-        self._transport = transport
-        self._closed = False
+        self._slots = slots
+        self._holder = holder
         self.headers: Mapping[str, str] = MappingProxyType(
-            {name.lower(): value for name, value in response.headers.items()}
+            {name.lower(): _text(value) for name, value in response.headers.items()}
         )
 
     @property
@@ -90,14 +123,22 @@ class AiohttpResponse:
             raise _in_body(exception) from exception
 
     def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
         if self._response.content.is_eof():
             self._response.release()
         else:
             self._response.close()
-        self._transport.returned()
+        self._slots.give_back(self._holder)
+
+
+def _open_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    _sending.get().opened = True
+    family, kind, protocol, _, _ = address
+    return socket.socket(family, kind, protocol)
+
+
+def _text(header: str) -> str:
+    """A header as text that can be encoded: aiohttp leaves bytes that are not UTF-8 as surrogates."""
+    return header if header.isascii() else header.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _before_headers(exception: BaseException) -> ProviderError:
@@ -109,6 +150,8 @@ def _before_headers(exception: BaseException) -> ProviderError:
                 facts={"phase": "connect"},
                 vendor_detail=detail,
             )
+        case aiohttp.ClientHttpProxyError():
+            return ProviderUnreachable("the proxy did not connect to the provider", vendor_detail=detail)
         case aiohttp.ClientResponseError():
             return ProviderProtocolError("the provider did not answer in HTTP", vendor_detail=detail)
         case aiohttp.ClientSSLError():

@@ -16,6 +16,7 @@ import msgspec
 
 from headgate_server.transports.mock.schemas import example
 
+MAX_WORDS = 10_000
 LOREM = (
     "lorem ipsum dolor sit amet consectetur adipiscing elit sed do eiusmod tempor incididunt ut labore et dolore "
     "magna aliqua enim ad minim veniam quis nostrud exercitation ullamco laboris nisi aliquip ex ea commodo consequat"
@@ -124,8 +125,9 @@ def echo(request: ChatRequest, words: int) -> Reply:
 
 
 def lorem(request: ChatRequest, words: int) -> Reply:
-    """So many words, or as many as the request's limit allows."""
-    return " ".join(islice(cycle(LOREM.split()), request.token_limit or words))
+    """So many words; or, if the request has a limit, one more than that, so that it is met."""
+    wanted = words if request.token_limit is None else min(request.token_limit + 1, MAX_WORDS)
+    return " ".join(islice(cycle(LOREM.split()), wanted))
 
 
 def tools(request: ChatRequest, words: int) -> Reply:

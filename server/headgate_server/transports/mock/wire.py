@@ -33,6 +33,7 @@ T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 MAX_DIMENSIONS = 4096
+MAX_CHOICES = 16
 FIELD_PATH = re.compile(r"`\$\.(.+)`$|required field `(.+)`$")
 ARGUMENT_PIECE = re.compile(r"(?s).{1,8}")
 
@@ -124,6 +125,8 @@ def _check(request: ChatRequest) -> None:
         value = getattr(request, name)
         if value is not None and value < 1:
             raise Refusal(400, f"Invalid '{name}': must be at least 1.", param=name, code="integer_below_min_value")
+    if request.n is not None and request.n > MAX_CHOICES:
+        raise Refusal(400, f"Invalid 'n': must be at most {MAX_CHOICES}.", param="n", code="integer_above_max_value")
 
 
 @dataclass(frozen=True, slots=True)

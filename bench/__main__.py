@@ -1,0 +1,228 @@
+"""`make bench`: what a call costs in CPU, time and memory. See README.md."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, suppress
+from importlib.metadata import PackageNotFoundError, version
+from os import sched_getaffinity, sched_setaffinity
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench import report
+from bench.figures import Figures
+from bench.modes import MODES, Mode, configuration, embed_request, generate_request
+from bench.programs import BENCH, BUILT, Load, Running, Seen, Skipped, Spoiled, build, running
+
+RESULTS = BENCH / "results.json"
+SERVICE = "/headgate.v1.InferenceService"
+FLOOR = "floor"
+MB = 1e6
+STREAMS = 10_000
+STREAMS_IN_FLIGHT = 1000
+ROUNDS = 3
+WATCHED = ("unary", "unary_saturated", "burst", "paced", "embed")
+PACKAGES = ("grpcio", "protobuf", "aiohttp", "uvloop", "msgspec", "structlog")
+
+
+class Bench:
+    """One round after another: each mode in a new server process, then the floor."""
+
+    def __init__(self, vendor: Running, core: int, directory: Path, *, quick: bool, seconds: float | None) -> None:
+        self.load = Load(vendor, seconds=seconds or (2.0 if quick else 5.0), warmup=0.5 if quick else 1.0)
+        self._core = core
+        self._directory = directory
+        self._quick = quick
+        self._requests = {"generate": directory / "generate.bin", "embed": directory / "embed.bin"}
+        self._requests["generate"].write_bytes(generate_request())
+        self._requests["embed"].write_bytes(embed_request())
+
+    def round(self, modes: Iterable[Mode]) -> dict[str, Figures]:
+        """The figures of each mode and of the floor."""
+        direct, direct_stream = self._direct()
+        found = {mode.name: self._mode(mode, direct, direct_stream) for mode in modes}
+        found[FLOOR] = self._floor(next(iter(found.values())))
+        return found
+
+    def watch(self, mode: Mode, kind: str) -> Seen:
+        """One kind of load on one server for a while, so that a profiler can be attached."""
+        with self._server(mode) as server:
+            print(f"{mode.name}: {kind} for {self.load.seconds:g} s, server process {server.pid}", flush=True)
+            return self._loads(mode, server)[kind]()
+
+    def _direct(self) -> tuple[Seen, Seen]:
+        """The vendor without a gateway, asked by the same client over HTTP."""
+        url = f"http://{self.load.vendor.address}/v1/chat/completions"
+        seen = []
+        for kind, model, rate in (("http", "plain", 500), ("http-stream", "paced", 100)):
+            body = self._directory / f"{model}.json"
+            messages = [{"role": "user", "content": "Say what a call costs. " * 30}]
+            body.write_text(json.dumps({"model": model, "messages": messages}, separators=(",", ":")))
+            seen.append(self.load(None, kind, target=url, request=body, rate=rate))
+        return seen[0], seen[1]
+
+    def _mode(self, mode: Mode, direct: Seen, direct_stream: Seen) -> Figures:
+        figures: Figures = {}
+        with self._server(mode) as server:
+            loads = self._loads(mode, server)
+            figures["start"] = server.started
+            figures["memory_idle"] = server.resident / MB
+            self._warm(loads["unary_saturated"])
+            unary = loads["unary"]()
+            figures["cpu_unary"] = unary.cpu_per_call
+            figures["added_p50"] = unary.p50 - direct.p50
+            figures["added_p99"] = unary.p99 - direct.p99
+            saturated = loads["unary_saturated"]()
+            figures["cpu_unary_saturated"] = saturated.cpu_per_call
+            figures["rate_saturated"] = saturated.per_second
+            burst = loads["burst"]()
+            figures["cpu_burst"] = burst.cpu_per_call
+            figures["messages_burst"] = burst.messages_per_call
+            paced = loads["paced"]()
+            figures["cpu_paced"] = paced.cpu_per_call
+            figures["messages_paced"] = paced.messages_per_call
+            figures["added_first_p50"] = paced.first_p50 - direct_stream.first_p50
+            figures["added_first_p99"] = paced.first_p99 - direct_stream.first_p99
+            figures["memory_loaded"] = server.resident / MB
+            figures["cpu_embed"] = loads["embed"]().cpu_per_call
+            self._cancels(mode, server, figures)
+        with self._server(mode) as server:
+            self._memory(mode, server, figures)
+        return figures
+
+    def _cancels(self, mode: Mode, server: Running, figures: Figures) -> None:
+        with self.load.beside(server, "unary", rate=300, **self._call(mode, "Generate", "plain")):
+            for name, model in (("cancel", "endless"), ("cancel_waiting", "silent")):
+                call = self._call(mode, "StreamGenerate", model)
+                seen = self.load.once(server, "cancel", count=20 if self._quick else 100, **call)
+                figures[f"{name}_p50"] = seen.p50 / 1000
+                figures[f"{name}_p99"] = seen.p99 / 1000
+
+    def _memory(self, mode: Mode, server: Running, figures: Figures) -> None:
+        call = self._call(mode, "StreamGenerate", "idle")
+        self._warm(self._loads(mode, server)["burst"])
+        held = self.load(server, "hold", count=STREAMS_IN_FLIGHT, **call)
+        figures["memory_stream"] = held.memory_per_call / 1000
+        if not self._quick:
+            self.load.once(server, "stream", count=STREAMS, **self._call(mode, "StreamGenerate", "burst"))
+            figures["memory_streams"] = server.resident / MB
+
+    def _floor(self, like: Figures) -> Figures:
+        """grpc.aio alone, with as many messages a stream as a mode of ours sent."""
+        figures: Figures = {}
+        with running(sys.executable, str(BENCH / "echo.py"), core=self._core) as server:
+            figures["start"] = server.started
+            figures["memory_idle"] = server.resident / MB
+            unary = {"method": "/bench.Echo/Unary", "request": self._requests["generate"], "model": "vendor/plain"}
+            self._warm(lambda: self.load(server, "unary", **unary))
+            figures["cpu_unary"] = self.load(server, "unary", rate=500, **unary).cpu_per_call
+            saturated = self.load(server, "unary", **unary)
+            figures["cpu_unary_saturated"] = saturated.cpu_per_call
+            figures["rate_saturated"] = saturated.per_second
+            for name, pause, rate in (("burst", 0, 300), ("paced", 0.005, 100)):
+                wish = self._directory / f"{name}.json"
+                wish.write_text(json.dumps({"messages": round(like[f"messages_{name}"]), "pause": pause}))
+                seen = self.load(server, "stream", rate=rate, method="/bench.Echo/Stream", request=wish)
+                figures[f"cpu_{name}"] = seen.cpu_per_call
+            figures["memory_loaded"] = server.resident / MB
+        return figures
+
+    def _server(self, mode: Mode) -> AbstractContextManager[Running]:
+        config = self._directory / f"{mode.name}.yaml"
+        config.write_text(json.dumps(configuration(mode, self.load.vendor.address)))
+        command = (sys.executable, "-m", "headgate_server", "serve", "--config", str(config))
+        return running(*command, core=self._core, errors=self._directory / f"{mode.name}.log")
+
+    def _loads(self, mode: Mode, server: Running) -> dict[str, Callable[[], Seen]]:
+        unary = self._call(mode, "Generate", "plain")
+        return {
+            "unary": lambda: self.load(server, "unary", rate=500, **unary),
+            "unary_saturated": lambda: self.load(server, "unary", **unary),
+            "burst": lambda: self.load(server, "stream", rate=300, **self._call(mode, "StreamGenerate", "burst")),
+            "paced": lambda: self.load(server, "stream", rate=100, **self._call(mode, "StreamGenerate", "paced")),
+            "embed": lambda: self.load(server, "unary", rate=50, **self._call(mode, "Embed", "embed")),
+        }
+
+    def _call(self, mode: Mode, method: str, model: str) -> dict[str, Any]:
+        return {
+            "method": f"{SERVICE}/{method}",
+            "request": self._requests["embed" if method == "Embed" else "generate"],
+            "model": f"vendor/{model}",
+            "metadata": mode.metadata,
+        }
+
+    def _warm(self, load: Callable[[], Seen]) -> None:
+        seconds, self.load.seconds = self.load.seconds, 0.5
+        load()
+        self.load.seconds = seconds
+
+
+def main() -> int:
+    """Measures, prints the table, and saves it when asked to."""
+    options = _options()
+    modes = [mode for mode in MODES if options.mode in (None, mode.name)]
+    try:
+        build()
+        cores = sorted(sched_getaffinity(0))
+        sched_setaffinity(0, cores[:-1])
+        with tempfile.TemporaryDirectory() as directory, running(str(BUILT / "fakevendor")) as vendor:
+            bench = Bench(vendor, cores[-1], Path(directory), quick=options.quick, seconds=options.seconds)
+            if options.watch:
+                print(report.watched(bench.watch(modes[-1], options.watch)))
+                return 0
+            rounds = []
+            for number in range(1 if options.quick else ROUNDS):
+                print(f"round {number + 1} ...", file=sys.stderr, flush=True)
+                rounds.append(bench.round(modes))
+    except Skipped as reason:
+        print(reason)
+        return 0
+    except Spoiled as reason:
+        print(reason, file=sys.stderr)
+        return 1
+    found = {column: _medians([columns[column] for columns in rounds]) for column in rounds[0]}
+    saved = json.loads(RESULTS.read_text())["figures"] if RESULTS.exists() else {}
+    print(report.table(found, saved))
+    if bench.load.disturbed:
+        print(
+            f"\n{bench.load.disturbed} runs were disturbed by other programs: measure again when the machine is idle."
+        )
+    if options.save:
+        RESULTS.write_text(json.dumps({"machine": _machine(), "figures": found}, indent=2) + "\n")
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make bench", description="What a call costs. See bench/README.md.")
+    parser.add_argument("--quick", action="store_true", help="one short round, in under a minute")
+    parser.add_argument("--save", action="store_true", help="make this the result that later ones are compared with")
+    parser.add_argument("--mode", choices=[mode.name for mode in MODES], help="measure this one only")
+    parser.add_argument("--seconds", type=float, help="length of one measurement")
+    parser.add_argument("--watch", choices=WATCHED, help="only put this load on one server, for a profiler")
+    options = parser.parse_args()
+    if options.save and (options.quick or options.mode or options.watch):
+        parser.error("only a whole run can be saved")
+    return options
+
+
+def _medians(rounds: list[Figures]) -> Figures:
+    return {name: round(median(figures[name] for figures in rounds), 3) for name in rounds[0]}
+
+
+def _machine() -> dict[str, str]:
+    """What the figures depend on."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
+
+
+if __name__ == "__main__":
+    sys.exit(main())

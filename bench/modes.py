@@ -1,0 +1,59 @@
+"""Which servers are measured: each mode is a configuration, and what callers send with each call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from headgate import v1 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """`sections` go over the configuration; `metadata` is sent with each call as NAME=VALUE,..."""
+
+    name: str
+    sections: Mapping[str, Any] = field(default_factory=dict)
+    metadata: str = ""
+
+
+MODES = (
+    Mode("bare", {"telemetry": {"log_level": "warning"}}),
+    Mode("full", {"telemetry": {"log_level": "info", "log_format": "json"}}),
+)
+
+
+def configuration(mode: Mode, vendor: str) -> dict[str, Any]:
+    """The server's configuration in this mode, in front of the fake vendor at that address."""
+    provider = {"adapter": "openai", "base_url": f"http://{vendor}/v1", "api_key": "key", "max_connections": 4096}
+    return {
+        "server": {"listen": "127.0.0.1:0", "drain_delay": 0, "drain_grace": 1},
+        "auth": {"anonymous": True},
+        "providers": {"vendor": provider},
+        **mode.sections,
+    }
+
+
+def generate_request() -> bytes:
+    """A conversation of five messages, 948 bytes with its model."""
+    turns = (
+        (pb.ROLE_SYSTEM, "You answer questions about gateways, briefly and exactly. " * 5),
+        (pb.ROLE_USER, "What does a gateway in front of model vendors do? " * 3),
+        (pb.ROLE_ASSISTANT, "It gives callers one contract and the operator one place for keys and limits. " * 3),
+        (pb.ROLE_USER, "And what does it cost per call? " * 3),
+        (pb.ROLE_ASSISTANT, "That is what this measures."),
+        (pb.ROLE_USER, "Then say how."),
+    )
+    request = pb.GenerateRequest(
+        messages=[pb.Message(role=role, parts=[pb.Part(text=text)]) for role, text in turns],
+        config=pb.GenerationConfig(temperature=0.7, max_output_tokens=256),
+        labels={"team": "bench"},
+    )
+    return request.SerializeToString()
+
+
+def embed_request() -> bytes:
+    """A hundred short texts."""
+    inputs = [pb.EmbedInput(text=f"Sentence {number} of a hundred that want a vector.") for number in range(100)]
+    return pb.EmbedRequest(inputs=inputs).SerializeToString()

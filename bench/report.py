@@ -1,0 +1,51 @@
+"""The table: each figure beside its budget, as a multiple of the floor, and against the saved result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bench.figures import SECTIONS, Figure, Figures
+from bench.programs import Seen
+
+FLOOR = "floor"
+
+
+def table(found: Mapping[str, Figures], saved: Mapping[str, Figures]) -> str:
+    """All figures. Behind each value: how many times the floor it is, and its ratio to the saved one."""
+    modes = [column for column in found if column != FLOOR]
+    lines = []
+    for title, figures in SECTIONS.items():
+        heads = "".join(f"{mode:>10} {'/floor':>7} {'/saved':>7}" for mode in modes)
+        lines += ["", f"{title:<52}{FLOOR:>9}{heads}{'budget':>12}"]
+        lines += [_line(figure, modes, found, saved) for figure in figures]
+    return "\n".join(lines[1:])
+
+
+def watched(seen: Seen) -> str:
+    """One run in one line."""
+    return (
+        f"{seen.per_second:.0f}/s, {seen.cpu_per_call:.0f} CPU-µs a call, {seen.messages_per_call:.1f} messages, "
+        f"p50 {seen.p50:.0f} µs, p99 {seen.p99:.0f} µs; cores: server {seen.server_cores:.2f}, "
+        f"client {seen.client_cores:.2f}, vendor {seen.vendor_cores:.2f}, others {seen.other_cores:.2f}"
+    )
+
+
+def _line(figure: Figure, modes: list[str], found: Mapping[str, Figures], saved: Mapping[str, Figures]) -> str:
+    floor = found[FLOOR].get(figure.name)
+    line = f"  {figure.label + ', ' + figure.unit:<50}{_number(floor):>9}"
+    for mode in modes:
+        value = found[mode].get(figure.name)
+        before = saved.get(mode, {}).get(figure.name)
+        line += f"{_number(value):>10} {_ratio(value, floor):>7} {_ratio(value, before):>7}"
+    budgets = [budget for budget in (figure.bare_budget, figure.budget) if budget is not None]
+    return line + f"{' / '.join(_number(budget) for budget in budgets):>12}"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _ratio(value: float | None, other: float | None) -> str:
+    return f"{value / other:.2f}" if value is not None and other else "-"
