@@ -94,8 +94,12 @@ async def test_a_unary_callers_cancel_closes_the_vendors_connection(serve: Serve
         providers = {"vendor": {"adapter": "openai", "base_url": vendor.base_url}}
         async with serve(providers=providers) as headgate:
             embed = pb.EmbedRequest(model="vendor/m", inputs=[pb.EmbedInput(text="a")])
-            calls: list[Any] = [headgate.stub.Generate(ask("vendor/m")), headgate.stub.Embed(embed)]
-            for number, call in enumerate(calls):
+            rpcs: list[Any] = [
+                lambda: headgate.stub.Generate(ask("vendor/m")),
+                lambda: headgate.stub.Embed(embed),
+            ]
+            for number, rpc in enumerate(rpcs):
+                call = rpc()
                 exchange = await vendor.exchange(number + 1)
                 call.cancel()
                 async with asyncio.timeout(WITHIN_SECONDS):

@@ -14,6 +14,8 @@ from headgate_server.catalog import Card, Catalog, nanos_per_million
 from headgate_server.prices import PriceList, Rates
 from headgate_server.providers.base import Target
 from headgate_server.providers.hosts import HOSTS
+from tests.conftest import Serve
+from tests.headgate_process import ask
 
 USD = 10**9
 
@@ -164,3 +166,31 @@ def test_the_operators_word_wins() -> None:
     card = catalog.card(target("openai", "gpt-4o"))
     assert card.prices is own
     assert card.context_window == 128_000
+
+
+PRICED = {
+    "adapter": "mock",
+    "mock": {"usage": {"prompt_tokens": 1000, "completion_tokens": 500, "cached_tokens": 400}},
+    "catalog": {"echo": {"context_window": 4096, "prices": {"input": "3", "output": "15", "cache_read": "0.3"}}},
+}
+
+
+async def test_every_answer_has_its_cost(serve: Serve) -> None:
+    """Plain and streamed answers, and embeddings, cost the same exact nanos; ListModels shows the prices."""
+    async with serve(providers={"demo": PRICED}) as headgate:
+        answer = await headgate.stub.Generate(ask("demo/echo"))
+        events = [event async for event in headgate.stub.StreamGenerate(ask("demo/echo"))]
+        unknown = await headgate.stub.Generate(ask("demo/lorem"))
+        (listed,) = (await headgate.stub.ListModels(pb.ListModelsRequest())).models
+    # 600 at $3, 400 at $0.30, 500 at $15 a million
+    for priced in (answer.cost, events[-1].generation_end.cost):
+        assert (priced.input_nanos, priced.cache_read_nanos, priced.output_nanos) == (1_800_000, 120_000, 7_500_000)
+        assert (priced.total_nanos, priced.currency_code, priced.price_version) == (9_420_000, "USD", "configuration")
+    assert not unknown.HasField("cost")
+    assert [warning.code for warning in unknown.warnings] == ["price-unknown"]
+    assert (listed.name, listed.context_window) == ("demo/echo", 4096)
+    assert {price.kind: price.nanos_per_million for price in listed.prices} == {
+        "input": 3 * USD,
+        "output": 15 * USD,
+        "cache-read": USD * 3 // 10,
+    }

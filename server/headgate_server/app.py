@@ -18,25 +18,22 @@ from grpc_reflection.v1alpha import reflection
 from headgate import v1 as pb
 
 import headgate_server
-from headgate_server import listing, logs, providers
+from headgate_server import listing, logs
 from headgate_server.call import CallRegistry
 from headgate_server.catalog import Catalog
-from headgate_server.config import Config, Provider
+from headgate_server.config import Config
 from headgate_server.config.tree import Server as ServerConfig
+from headgate_server.endpoints import Endpoint, cards, endpoint
 from headgate_server.gateway import Gateway
 from headgate_server.interceptors.access_log import access_log
 from headgate_server.interceptors.admission import admission
 from headgate_server.interceptors.chain import Chain
 from headgate_server.interceptors.status import status
-from headgate_server.providers.base import Adapter, Target
-from headgate_server.resilience.clocks import Clocks
+from headgate_server.providers.base import Target
 from headgate_server.resilience.health import ProviderRecord
 from headgate_server.routing import Routes
 from headgate_server.servicers.inference import InferenceServicer
-from headgate_server.transports.aiohttp import AiohttpTransport
-from headgate_server.transports.base import Transport
-from headgate_server.transports.mock import MockTransport
-from headgate_server.upstream import Endpoint, Upstream
+from headgate_server.upstream import Upstream
 
 SERVICE = "headgate.v1.InferenceService"
 READINESS = ("", SERVICE, "readiness")
@@ -52,10 +49,10 @@ class Application:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._calls = CallRegistry()
-        endpoints = {name: _endpoint(name, provider) for name, provider in config.providers.items()}
+        endpoints = {name: endpoint(name, provider) for name, provider in config.providers.items()}
         health = {name: ProviderRecord(name) for name in endpoints}
         self._upstream = Upstream(endpoints)
-        catalog = Catalog({}, {name: endpoint.base_url for name, endpoint in endpoints.items()})
+        catalog = _catalog(config, endpoints)
         routes = _routes(config, endpoints)
         named = _named_targets(config, endpoints)
         models = listing.models(routes.aliases, named, self._upstream.capabilities, catalog)
@@ -188,41 +185,6 @@ def _print_welcome(config: Config, address: str) -> None:
     print(f"  headgate call --address {address} --model {model} Hello", flush=True)
 
 
-def _endpoint(name: str, provider: Provider) -> Endpoint:
-    host, adapter = providers.resolve(name, provider)
-    return Endpoint(
-        name=name,
-        issuer=host.issuer or host.name,
-        host=host,
-        adapter=adapter,
-        transport=_transport(provider),
-        base_url=host.base_url.rstrip("/"),
-        clocks=Clocks(
-            connect=provider.clocks.connect,
-            first_token=provider.clocks.first_token,
-            idle=provider.clocks.idle,
-            total=provider.clocks.total,
-        ),
-        embed_concurrency=provider.embed_concurrency,
-        headers=_headers(provider, adapter),
-    )
-
-
-def _transport(provider: Provider) -> Transport:
-    if provider.adapter == "mock":
-        return MockTransport(provider.mock)
-    if provider.transport == "httpx2":
-        from headgate_server.transports.httpx2 import Httpx2Transport  # an extra
-
-        return Httpx2Transport(provider.max_connections, ca_file=provider.ca_file, proxy=provider.proxy or "")
-    return AiohttpTransport(provider.max_connections, ca_file=provider.ca_file, proxy=provider.proxy or "")
-
-
-def _headers(provider: Provider, adapter: Adapter) -> dict[str, str]:
-    credential = provider.api_key.get_secret_value() if provider.api_key else None
-    return {**adapter.headers(credential), **provider.headers}
-
-
 def _routes(config: Config, endpoints: dict[str, Endpoint]) -> Routes:
     def provider_target(provider: str, model: str) -> Target | None:
         endpoint = endpoints.get(provider)
@@ -240,8 +202,13 @@ def _named_targets(config: Config, endpoints: dict[str, Endpoint]) -> Iterator[T
         for target in alias.targets:
             yield endpoints[target.provider].target(target.model)
     for name, provider in config.providers.items():
-        for model in provider.models:
+        for model in (*provider.models, *provider.catalog):
             yield endpoints[name].target(model)
+
+
+def _catalog(config: Config, endpoints: dict[str, Endpoint]) -> Catalog:
+    configured = dict(card for name, provider in config.providers.items() for card in cards(name, provider))
+    return Catalog(configured, {name: endpoint.base_url for name, endpoint in endpoints.items()})
 
 
 def _channel_options(server: ServerConfig) -> list[tuple[str, int]]:

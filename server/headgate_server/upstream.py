@@ -6,16 +6,14 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 from headgate_server.attempt import Attempt
+from headgate_server.endpoints import Endpoint
 from headgate_server.errors import GatewayError, ProviderProtocolError, ProviderTimeout
-from headgate_server.providers.base import Adapter, HttpCall, Target
-from headgate_server.providers.hosts import Host
-from headgate_server.resilience.clocks import Clocks
+from headgate_server.providers.base import HttpCall, Target
 from headgate_server.sse import Decoder, Event
-from headgate_server.transports.base import HttpRequest, HttpResponse, Transport
+from headgate_server.transports.base import HttpRequest, HttpResponse
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
@@ -23,25 +21,6 @@ DRAIN_SECONDS = 1.0
 REQUEST_ID_HEADERS = ("x-request-id", "request-id", "apim-request-id", "x-amzn-requestid")
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One configured provider, ready to call. `headers` hold its credential."""
-
-    name: str
-    issuer: str
-    host: Host
-    adapter: Adapter
-    transport: Transport
-    base_url: str
-    clocks: Clocks
-    embed_concurrency: int
-    headers: Mapping[str, str] = field(repr=False)
-
-    def target(self, model: str) -> Target:
-        """The model of that name at this provider."""
-        return Target(provider=self.name, model=model, host=self.host, issuer=self.issuer)
 
 
 class Upstream:

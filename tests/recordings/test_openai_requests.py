@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from functools import cache
 from typing import Any
 
@@ -66,6 +67,17 @@ def test_openai_requests_are_valid_by_openai_s_own_description() -> None:
         if unknown or not validator.is_valid(sent):
             wrong.append((recording.id, unknown, next(validator.iter_errors(sent), None)))
     assert not wrong
+
+
+def test_every_recorded_request_is_read_but_the_ones_named_here() -> None:
+    """Counts them by vendor; pytest -s shows the table, and why the others are not read."""
+    counts = Counter(recording.vendor for recording in readable())
+    print("\nrequests read:", dict(sorted(counts.items())))
+    unread = [r for r in recordings("openai.chat") if r.request is None or r.id in NOT_READ]
+    for recording in unread:
+        print("not read:", recording.id, NOT_READ.get(recording.id, "only the answer was recorded"))
+    assert counts.total() + len(unread) == len(recordings("openai.chat"))
+    assert NOT_READ.keys() <= {recording.id for recording in unread}
 
 
 @cache

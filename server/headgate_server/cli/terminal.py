@@ -110,5 +110,7 @@ class AnswerPrinter:
 
     def _warn(self, warnings: Iterable[pb.Warning]) -> None:
         for warning in warnings:
+            if warning.field == "cost":  # nobody who reads the text asked what it costs
+                continue
             self.end_line()
             warn(f"warning: {warning.field}: {warning.message}")

@@ -10,7 +10,7 @@ from ssl import SSLError
 from types import NoneType
 from typing import Any, TypeVar, get_args
 from urllib.parse import urlsplit
-from urllib.request import proxy_bypass_environment
+from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # typeshed leaves it out
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails

@@ -20,6 +20,7 @@ from headgate_server.config.values import (
     ListenAddress,
     LowerCase,
     NumberFromZero,
+    Price,
     ProviderName,
     ProxyUrl,
     QuirkOverrides,
@@ -180,6 +181,44 @@ class MockOptions(Section):
     """Failures to go through, in order."""
 
 
+class Prices(Section):
+    """Prices of a million tokens, in units of the currency. A class without a price counts at its whole's."""
+
+    input: Price
+    """Input."""
+    output: Price | None = None
+    """Output."""
+    cache_read: Price | None = None
+    """Input read from the vendor's prompt cache."""
+    cache_write: Price | None = None
+    """Input written to it with the vendor's default TTL."""
+    cache_write_1h: Price | None = None
+    """Input written to it for an hour."""
+    audio_input: Price | None = None
+    """Audio input."""
+    image_input: Price | None = None
+    """Image input."""
+    audio_output: Price | None = None
+    """Audio output."""
+    reasoning: Price | None = None
+    """Reasoning."""
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
+    """ISO 4217 code."""
+
+
+class ModelCard(Section):
+    """What the operator knows of a model, before any public list."""
+
+    display_name: str = ""
+    """Name for people."""
+    context_window: Count | None = None
+    """Most tokens of input and output together."""
+    max_output_tokens: Count | None = None
+    """Most tokens of output."""
+    prices: Prices | None = None
+    """What its tokens cost."""
+
+
 class Provider(Section):
     """One vendor account, or a server of your own that speaks a known wire."""
 
@@ -213,6 +252,8 @@ class Provider(Section):
     """Departures from the host's row: the fields of Quirks in providers/hosts.py."""
     models: tuple[str, ...] = ()
     """Models to list for it in ListModels; others can be called all the same."""
+    catalog: dict[str, ModelCard] = {}
+    """Facts and prices by model; they go before the public price list, and the models are listed."""
     mock: MockOptions | None = None
     """Behaviour of the mock; only for the adapter mock."""
 

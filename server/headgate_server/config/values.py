@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from importlib.util import find_spec
 from ipaddress import ip_address
 from typing import Annotated, Any, Literal, get_type_hints
@@ -125,6 +126,7 @@ class _QuirkOverrides:
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NumberFromZero = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 SecondsFromZero = NumberFromZero
+Price = Annotated[Decimal, Field(ge=0, allow_inf_nan=False, max_digits=18, decimal_places=9)]
 Count = Annotated[int, Field(ge=1)]
 CountFromZero = Annotated[int, Field(ge=0)]
 Size = Annotated[ByteSize, Field(ge=KIB, le=1024 * MIB)]

@@ -265,7 +265,9 @@ HOSTS: dict[str, Host] = {
             "CEREBRAS_API_KEY",
             quirks=Quirks(
                 renames={"safety_identifier": "user"},
-                lacks=OPENAI_ONLY | {"top_k", "n", "logit_bias", "presence_penalty", "frequency_penalty", "modalities"},
+                lacks=OPENAI_ONLY
+                | {"top_k", "n", "logit_bias", "presence_penalty", "frequency_penalty", "modalities"}
+                | {"parallel_tool_calls"},
                 reasoning_echo="reasoning",
             ),
         ),
@@ -274,7 +276,7 @@ HOSTS: dict[str, Host] = {
             "openai",
             "https://api.fireworks.ai/inference/v1",
             "FIREWORKS_API_KEY",
-            quirks=Quirks(reasoning_echo="reasoning_content"),
+            quirks=Quirks(reasoning_echo="reasoning_content", think_tags=True),
         ),
         Host(
             "huggingface",

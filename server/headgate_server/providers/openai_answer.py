@@ -18,6 +18,7 @@ from headgate_server.providers.reading import (
     create_time,
     decode_base64,
     extras,
+    label,
     mapping,
     metadata,
     number,
@@ -81,10 +82,10 @@ def decode(body: bytes, target: Target) -> pb.GenerateResponse:
         raise ProviderProtocolError("the provider answered without choices")
     response = pb.GenerateResponse(
         candidates=[_candidate(choice, number, target) for number, choice in enumerate(choices)],
-        model=text(answer.get("model")),
-        provider_response_id=text(answer.get("id")),
-        system_fingerprint=text(answer.get("system_fingerprint")),
-        service_tier=text(answer.get("service_tier")),
+        model=label(answer.get("model")),
+        provider_response_id=label(answer.get("id")),
+        system_fingerprint=label(answer.get("system_fingerprint")),
+        service_tier=label(answer.get("service_tier")),
         create_time=create_time(answer.get("created")),
         provider_metadata=metadata(_answer_extras(answer, choices), target.issuer),
     )
@@ -111,7 +112,7 @@ def _candidate(choice: JsonObject, number: int, target: Target) -> pb.Candidate:
         index=candidate_index(choice, number),
         message=pb.Message(role=pb.ROLE_ASSISTANT, parts=parts),
         finish=finish(
-            text(choice.get("finish_reason")),
+            label(choice.get("finish_reason")),
             choice.get("stop_reason"),
             refused=any(part.HasField("refusal") for part in parts),
             calls=any(part.HasField("tool_call") for part in parts),
@@ -152,7 +153,7 @@ def _spoken(message: JsonObject, choice: JsonObject, target: Target) -> Iterator
             media.data = data
         yield pb.Part(
             media=media,
-            item_id=text(audio.get("id")),
+            item_id=label(audio.get("id")),
             issuer=target.issuer,
             provider_metadata=metadata(audio_extras(audio), target.issuer),
         )
@@ -166,7 +167,7 @@ def _tool_call(call: JsonObject, target: Target) -> pb.Part:
         arguments = arguments or "{}"
         incomplete = not is_json(arguments)
     return pb.Part(
-        tool_call=pb.ToolCall(id=text(call.get("id")) or new_call_id(), name=name, arguments=arguments, kind=kind),
+        tool_call=pb.ToolCall(id=label(call.get("id")) or new_call_id(), name=name, arguments=arguments, kind=kind),
         provider_metadata=metadata(extras(call, CALL_FIELDS), target.issuer),
         incomplete=incomplete,
     )
@@ -266,8 +267,8 @@ def citations(annotations: object) -> list[pb.Citation]:
                     start_offset=start if has_span else None,
                     end_offset=end if has_span else None,
                     cited_text=text(source.get("content")),
-                    uri=text(source.get("url")),
-                    title=text(source.get("title")),
+                    uri=label(source.get("url")),
+                    title=label(source.get("title")),
                     provider_json=text_of(more) if more else "",
                 )
             )
@@ -279,11 +280,11 @@ def search_citations(urls: object, results: object) -> Iterator[pb.Citation]:
     known = set()
     for result in objects(results):
         more = extras(result, SEARCH_FIELDS)
-        known.add(result.get("url"))
+        known.add(label(result.get("url")))
         yield pb.Citation(
             cited_text=text(result.get("snippet")),
-            uri=text(result.get("url")),
-            title=text(result.get("title")),
+            uri=label(result.get("url")),
+            title=label(result.get("title")),
             provider_json=text_of(more) if more else "",
         )
     for url in urls if isinstance(urls, list) else ():

@@ -16,7 +16,7 @@ from headgate_server.providers.base import HttpCall, Target
 from headgate_server.providers.losses import Losses, unsupported
 from headgate_server.providers.openai_errors import reported_error
 from headgate_server.providers.openai_usage import cost, find_usage, usage
-from headgate_server.providers.reading import objects, text
+from headgate_server.providers.reading import label, objects
 
 FLOAT_BYTES = 4
 TASKS = {
@@ -73,7 +73,7 @@ def decode_embed(body: bytes, rows: int, target: Target) -> pb.EmbedResponse:
         rows=rows,
         dimensions=size // FLOAT_BYTES,
         element_type=pb.ELEMENT_TYPE_FLOAT32,
-        model=text(answer.get("model")),
+        model=label(answer.get("model")),
     )
     if reported := find_usage(answer):
         response.usage.CopyFrom(usage(reported))
@@ -97,7 +97,7 @@ def _ordered(data: list[JsonObject], rows: int, *, is_int8: bool) -> list[bytes]
     vectors: list[bytes | None] = [None] * rows
     for position, item in enumerate(data):
         index = item.get("index", position)
-        if not isinstance(index, int) or not 0 <= index < rows or vectors[index] is not None:
+        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < rows or vectors[index] is not None:
             raise ProviderProtocolError("the provider's embeddings have impossible indices")
         vectors[index] = _packed(item.get("embedding"), is_int8=is_int8)
     found = [vector for vector in vectors if vector is not None]

@@ -205,7 +205,7 @@ class MessageWriter:
         match call.kind:
             case pb.TOOL_CALL_KIND_FUNCTION | pb.TOOL_CALL_KIND_UNSPECIFIED:
                 item["type"] = "function"
-                item["function"] = {"name": call.name, "arguments": call.arguments}
+                item["function"] = {"name": call.name, "arguments": call.arguments or "{}"}
             case pb.TOOL_CALL_KIND_FREE_TEXT if self._quirks.free_text_tools:
                 item["type"] = "custom"
                 item["custom"] = {"name": call.name, "input": call.arguments}

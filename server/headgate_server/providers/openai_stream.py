@@ -13,13 +13,22 @@ from headgate_server.providers.assembly import Assembly, Candidate, OpenPart
 from headgate_server.providers.base import Target
 from headgate_server.providers.openai_errors import reported_error
 from headgate_server.providers.openai_usage import cost, find_usage, usage
-from headgate_server.providers.reading import create_time, decode_base64, extras, mapping, metadata, objects, text
+from headgate_server.providers.reading import (
+    create_time,
+    decode_base64,
+    extras,
+    label,
+    mapping,
+    metadata,
+    objects,
+    text,
+)
 from headgate_server.providers.think_tags import ThinkTags
 from headgate_server.sse import Event
 
 DONE = b"[DONE]"
 FRAGMENTS = ("text", "summary", "data")
-REASONING_FIELDS = frozenset(("reasoning_content", "reasoning", "reasoning_details"))
+THINKING_FIELDS = frozenset(("reasoning_content", "reasoning", "reasoning_details"))
 
 
 class Stream:
@@ -40,7 +49,11 @@ class Stream:
         self._identified = False
 
     def feed(self, events: Sequence[Event]) -> list[pb.StreamGenerateResponse]:
-        """All events of one socket read."""
+        """All events of one socket read.
+
+        Raises:
+            GatewayError: the vendor reports an error, or sends what cannot be read.
+        """
         for event in events:
             data = event.data.strip()
             if data == DONE:
@@ -69,6 +82,8 @@ class Stream:
         return self._assembly.interrupt(finish)
 
     def _read(self, chunk: JsonObject, *, is_error: bool) -> None:
+        if chunk.get("usage") or "x_groq" in chunk:
+            self._usage = find_usage(chunk) or self._usage
         if is_error and "error" not in chunk:
             chunk = {"error": chunk}
         if error := reported_error(chunk, self._target):
@@ -77,11 +92,9 @@ class Stream:
             self._identify(chunk)
         end = self._assembly.end
         if fingerprint := chunk.get("system_fingerprint"):
-            end.system_fingerprint = text(fingerprint)
+            end.system_fingerprint = label(fingerprint)
         if tier := chunk.get("service_tier"):
-            end.service_tier = text(tier)
-        if chunk.get("usage") or "x_groq" in chunk:
-            self._usage = find_usage(chunk) or self._usage
+            end.service_tier = label(tier)
         if "citations" in chunk or "search_results" in chunk:
             self._sources = (chunk.get("citations"), chunk.get("search_results"))
         if not wire.ANSWER_FIELDS.issuperset(chunk):
@@ -99,8 +112,8 @@ class Stream:
     def _identify(self, chunk: JsonObject) -> None:
         """Fills generation_start; the first chunks of some hosts are empty."""
         start = self._assembly.start
-        start.model = start.model or text(chunk.get("model"))
-        start.provider_response_id = start.provider_response_id or text(chunk.get("id"))
+        start.model = start.model or label(chunk.get("model"))
+        start.provider_response_id = start.provider_response_id or label(chunk.get("id"))
         if not start.HasField("create_time") and (created := create_time(chunk.get("created"))):
             start.create_time.CopyFrom(created)
         self._identified = bool(start.model and start.provider_response_id and start.HasField("create_time"))
@@ -159,7 +172,7 @@ class _Choice:
 
     def read(self, choice: JsonObject) -> None:
         """Reads one choice of one chunk."""
-        delta = mapping(choice.get("delta"))
+        delta = mapping(choice["delta"] if "delta" in choice else choice.get("message"))
         logprobs = mapping(choice.get("logprobs"))
         self._read_content(delta, wire.read_logprobs(logprobs.get("content")) if logprobs else None)
         if delta.get("refusal") or logprobs.get("refusal"):
@@ -182,8 +195,8 @@ class _Choice:
             _merge(self._message_extras, more)
         if not wire.CHOICE_FIELDS.issuperset(choice):
             _merge(self.extras, extras(choice, wire.CHOICE_FIELDS))
-            self._stop_reason = choice.get("stop_reason", self._stop_reason)
-        self.finish_word = text(choice.get("finish_reason")) or self.finish_word
+            self._stop_reason = choice.get("stop_reason") or self._stop_reason
+        self.finish_word = label(choice.get("finish_reason")) or self.finish_word
 
     def settle(self) -> None:
         """What is only known at the end: late state of the parts, and how it finished."""
@@ -214,7 +227,7 @@ class _Choice:
 
     def _read_content(self, delta: JsonObject, logprobs: pb.LogProbs | None) -> None:
         content = delta.get("content")
-        if isinstance(content, str) and REASONING_FIELDS.isdisjoint(delta):
+        if isinstance(content, str) and THINKING_FIELDS.isdisjoint(delta):
             self._say(content, logprobs)
             return
         said = wire.Content(delta, self._target)
@@ -260,7 +273,7 @@ class _Choice:
             part = pb.Part(media=pb.Media(kind=pb.MEDIA_KIND_AUDIO))
             self._audio = self._assembly.open(self._candidate, part)
             self._audio.closing.issuer = self._target.issuer
-        self._audio.closing.item_id = self._audio.closing.item_id or text(audio.get("id"))
+        self._audio.closing.item_id = self._audio.closing.item_id or label(audio.get("id"))
         self._audio_extras |= wire.audio_extras(audio)
         if data or transcript:
             self._assembly.grow_media(self._audio, data, transcript)
@@ -280,7 +293,7 @@ class _Choice:
 
     def _call_of(self, found: JsonObject) -> _Call:
         """The call that a piece belongs to: by index, by id, else the last one; a new id is a new call."""
-        index, call_id = found.get("index"), text(found.get("id"))
+        index, call_id = found.get("index"), label(found.get("id"))
         name, _ = wire.called(found)
         for call in reversed(self._calls):
             if index is None or call.index is None:

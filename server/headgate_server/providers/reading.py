@@ -29,6 +29,13 @@ def text(value: object) -> str:
     raise ProviderProtocolError("the provider's answer has something else where a string belongs")
 
 
+def label(value: object) -> str:
+    """An id, a name or another word that decides nothing: a number is taken as its digits, anything else as none."""
+    if isinstance(value, str):
+        return value
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else ""
+
+
 def mapping(value: object) -> JsonObject:
     """An object that may be null; anything else is read as an empty one."""
     return value if isinstance(value, dict) else {}
