@@ -15,7 +15,7 @@ from headgate_server.providers.hosts import HOSTS, Host
 from headgate_server.spelling import did_you_mean
 
 if TYPE_CHECKING:
-    from headgate_server.config import Provider
+    from headgate_server.config.tree import Provider
     from headgate_server.providers.base import Adapter
 
 ADAPTERS = {

@@ -251,7 +251,7 @@ HOSTS: dict[str, Host] = {
             quirks=Quirks(
                 lacks=OPENAI_ONLY
                 | {"n", "seed", "logit_bias", "logprobs", "top_logprobs", "stop", "safety_identifier"}
-                | {"tools", "tool_choice", "parallel_tool_calls", "modalities"},
+                | {"parallel_tool_calls", "modalities"},
                 think_tags=True,
                 embed_path="/v1/embeddings",
                 embed_format="base64_int8",
