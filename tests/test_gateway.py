@@ -274,6 +274,22 @@ async def test_a_vendors_error_is_told_in_our_own_words(
     assert logged.errors == []
 
 
+async def test_a_content_filters_http_error_is_an_answer(serve: Serve) -> None:
+    """A prompt that is blocked by an HTTP 400 answers OK with CONTENT_FILTER, plain and streamed."""
+
+    async def block(exchange: Exchange) -> None:
+        error = {"code": "content_filter", "message": "The response was filtered", "status": 400}
+        await exchange.answer(400, {"error": error})
+
+    async with Vendor(block) as vendor, serve(providers={"v": at(vendor)}) as headgate:
+        answer = await headgate.stub.Generate(ask("v/m"))
+        events = [event async for event in headgate.stub.StreamGenerate(ask("v/m"))]
+    for finish in (answer.candidates[0].finish, events[1].candidate_end.finish):
+        assert (finish.reason, finish.provider_reason) == (pb.FINISH_REASON_CONTENT_FILTER, "content_filter")
+    assert [event.WhichOneof("event") for event in events] == ["generation_start", "candidate_end", "generation_end"]
+    assert [(a.outcome, a.http_status) for a in answer.attempts] == [(pb.ATTEMPT_OUTCOME_OK, 400)]
+
+
 async def test_a_request_the_vendor_calls_invalid_is_not_tried_elsewhere(serve: Serve) -> None:
     """A 400 would be a 400 everywhere: the next target is not asked."""
 

@@ -13,8 +13,8 @@ from headgate_server import embeddings
 from headgate_server.attempt import Attempt, begin
 from headgate_server.call import Call
 from headgate_server.catalog import Catalog
-from headgate_server.errors import GatewayError
-from headgate_server.generation import Generation, finish_word, new_id
+from headgate_server.errors import ContentFiltered, GatewayError
+from headgate_server.generation import Generation, filtered, finish_word, new_id
 from headgate_server.prices import add_cost
 from headgate_server.providers.base import Target
 from headgate_server.resilience.health import ProviderRecord
@@ -58,7 +58,11 @@ class Gateway:
             adapter = self._upstream.endpoint(target).adapter
             http_call = adapter.encode(request, target, stream=False)
             with self._attempt(request, target, call) as attempt:
-                answer = adapter.decode(await self._upstream.fetch(http_call, attempt), target)
+                try:
+                    answer = adapter.decode(await self._upstream.fetch(http_call, attempt), target)
+                except ContentFiltered as blocked:
+                    message = pb.Message(role=pb.ROLE_ASSISTANT)
+                    answer = pb.GenerateResponse(candidates=[pb.Candidate(message=message, finish=filtered(blocked))])
                 attempt.answered(answer.usage if answer.HasField("usage") else None)
                 answer.provider = target.provider
                 answer.model = answer.model or target.model

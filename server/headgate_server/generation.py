@@ -9,7 +9,7 @@ from headgate import v1 as pb
 
 from headgate_server.attempt import Attempt
 from headgate_server.call import Call
-from headgate_server.errors import GatewayError, StreamInterrupted
+from headgate_server.errors import ContentFiltered, GatewayError, StreamInterrupted
 from headgate_server.prices import PriceList, add_cost
 from headgate_server.providers.base import HttpCall, Stream
 from headgate_server.upstream import Upstream
@@ -48,6 +48,9 @@ class Generation:
         """
         try:
             self._held_back = await self._read()
+        except ContentFiltered as blocked:
+            await self._vendor_events.aclose()
+            self._held_back = self._end(_filtered_events(blocked))
         except BaseException:
             await self._vendor_events.aclose()
             raise
@@ -125,6 +128,23 @@ class Generation:
         end.attempts.extend(self._call.attempts)
         add_cost(end, self._prices)
         return events
+
+
+def filtered(blocked: ContentFiltered) -> pb.Finish:
+    """How a candidate ends whose prompt a vendor refused with an HTTP error: an outcome, not a failure."""
+    return pb.Finish(
+        reason=pb.FINISH_REASON_CONTENT_FILTER,
+        provider_reason=blocked.facts.get("provider_code", ""),
+        detail=blocked.message,
+    )
+
+
+def _filtered_events(blocked: ContentFiltered) -> list[pb.StreamGenerateResponse]:
+    return [
+        pb.StreamGenerateResponse(generation_start=pb.GenerationStart()),
+        pb.StreamGenerateResponse(candidate_end=pb.CandidateEnd(finish=filtered(blocked))),
+        pb.StreamGenerateResponse(generation_end=pb.GenerationEnd()),
+    ]
 
 
 def _interrupted(error: GatewayError) -> StreamInterrupted:
