@@ -211,7 +211,24 @@ def test_no_json_makes_the_adapter_raise_anything_but_a_gateway_error(value: obj
                 attempt()
 
 
-ODD_VALUES = (None, True, 0, -1, 2**70, 1.5, float("nan"), float("inf"), "x", "", [], [None], [[]], [7], {}, {"a": 1})
+ODD_VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    0,
+    -1,
+    2**70,
+    1.5,
+    float("nan"),
+    float("inf"),
+    "x",
+    "",
+    [],
+    [None],
+    [[]],
+    [7],
+    {},
+    {"a": 1},
+)
 
 
 def paths(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
@@ -335,6 +352,23 @@ def test_an_interrupted_stream_closes_what_is_open() -> None:
     assert answer.candidates[0].message.parts[0] == pb.Part(text="Hi there", incomplete=True)
     assert answer.candidates[0].finish.reason == pb.FINISH_REASON_CANCELLED
     assert answer.usage.input_tokens == 3
+
+
+def test_usage_may_come_in_any_chunk_and_stays() -> None:
+    """The last usage counts, also when a chunk without one follows, or an error."""
+    stream = openai.Stream(target())
+    reads = [
+        chunk({"content": "Hi"}, usage={"prompt_tokens": 3, "completion_tokens": 1}),
+        chunk({}, "stop", usage={"prompt_tokens": 3, "completion_tokens": 2}),
+        chunk({}, x_groq={"id": "req_1"}, usage=None),
+    ]
+    events = [found for read in reads for found in stream.feed([read])] + stream.end()
+    assert fold(events).usage.output_tokens == 2
+    stream = openai.Stream(target())
+    stream.feed(reads[:1])
+    with pytest.raises(ProviderOverloaded):
+        stream.feed([event({"error": {"code": 503}, "usage": {"prompt_tokens": 3, "completion_tokens": 9}})])
+    assert stream.interrupt(pb.FINISH_REASON_ERROR)[-1].generation_end.usage.output_tokens == 9
 
 
 @pytest.mark.parametrize(

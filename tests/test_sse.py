@@ -32,7 +32,7 @@ def messages(*data: bytes) -> list[Event]:
         (b"event: ping\n\ndata: a\n\n", messages(b"a")),
         (b"data: a\n\ndata: unfinished", messages(b"a", b"unfinished")),
         (b"data: \xe2\x80\xa8\x0b\x0c\x1c\x85\n\n", messages(b"\xe2\x80\xa8\x0b\x0c\x1c\x85")),
-        (b"{}\n\n", []),
+        (b"no field\n\n", []),
         (b"", []),
     ],
 )
@@ -66,3 +66,15 @@ def test_an_event_has_a_largest_size(chunk: bytes) -> None:
     """One line or many."""
     with pytest.raises(ProviderProtocolError):
         Decoder(max_event_bytes=20).feed(chunk)
+
+
+@pytest.mark.parametrize("body", [b'\n{"error": 1}', b' \r\n [{"a": 1}]\n', b'\xef\xbb\xbf\n{"error": 1}'])
+def test_a_body_that_is_json_is_one_event_wherever_it_is_cut(body: bytes) -> None:
+    """Google labels a JSON error as an event stream; blank lines before it change nothing, nor do cuts."""
+    whole = Decoder()
+    assert whole.feed(body) == []
+    (event,) = whole.end()
+    assert event.data.strip() == body.removeprefix(b"\xef\xbb\xbf").strip()
+    for cut in range(1, len(body)):
+        decoder = Decoder()
+        assert decoder.feed(body[:cut]) + decoder.feed(body[cut:]) + decoder.end() == [event]

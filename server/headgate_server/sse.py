@@ -7,6 +7,7 @@ from typing import NamedTuple
 from headgate_server.errors import ProviderProtocolError
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class Event(NamedTuple):
@@ -17,7 +18,10 @@ class Event(NamedTuple):
 
 
 class Decoder:
-    """The state of one event stream. Lines end at CR, LF or CRLF and at nothing else."""
+    """The state of one event stream. Lines end at CR, LF or CRLF and at nothing else.
+
+    A body that begins as JSON is no event stream, whatever its label: Google sends errors so. It is one event, whole.
+    """
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self._max_event_bytes = max_event_bytes
@@ -28,6 +32,8 @@ class Decoder:
         self._data_bytes = 0
         self._skip_line_feed = False
         self._at_start = True
+        self._head = b""
+        self._is_json = False
 
     def feed(self, chunk: bytes) -> list[Event]:
         """The events that `chunk` completes, in order.
@@ -35,6 +41,11 @@ class Decoder:
         Raises:
             ProviderProtocolError: an event is larger than `max_event_bytes`.
         """
+        if self._at_start:
+            chunk = self._begin(chunk)
+        if self._is_json:
+            self._keep(chunk)
+            return []
         if self._skip_line_feed and chunk:
             self._skip_line_feed = False
             if chunk.startswith(b"\n"):
@@ -51,9 +62,6 @@ class Decoder:
         lines = chunk.splitlines()
         if not chunk.endswith((b"\n", b"\r")):
             self._keep(lines.pop())
-        if self._at_start and lines:
-            self._at_start = False
-            lines[0] = lines[0].removeprefix(b"\xef\xbb\xbf")
         events: list[Event] = []
         for line in lines:
             if not line:
@@ -72,10 +80,25 @@ class Decoder:
     def end(self) -> list[Event]:
         """What an unterminated last event holds: vendors close without the blank line that the standard wants."""
         events: list[Event] = []
-        if self._tail:
+        if self._is_json:
+            self._data = [b"".join(self._tail)]
+        elif self._tail:
             events += self.feed(b"\n")
         self._dispatch(events)
         return events
+
+    def _begin(self, chunk: bytes) -> bytes:
+        """The first bytes that say something: blank ones before them do not, nor does a byte order mark."""
+        head = self._head + chunk
+        if len(head) < len(BYTE_ORDER_MARK) and BYTE_ORDER_MARK.startswith(head):
+            self._head = head
+            return b""
+        head = head.removeprefix(BYTE_ORDER_MARK).lstrip()
+        self._head = b""
+        if head:
+            self._at_start = False
+            self._is_json = head.startswith((b"{", b"["))
+        return head
 
     def _dispatch(self, events: list[Event]) -> None:
         if self._data:

@@ -23,7 +23,7 @@ OPENAI_HOSTED = ("azure",)
 
 @dataclass(frozen=True)
 class Recording:
-    """One exchange. `request` is the parsed JSON body, None where only the answer was kept."""
+    """One exchange. `request` is the parsed JSON body, None where only the answer was kept; `path` has the query."""
 
     id: str
     vendor: str
@@ -31,10 +31,14 @@ class Recording:
     is_stream: bool
     fidelity: str
     features: tuple[str, ...]
+    path: str
     request: Any
     status: int
     headers: Mapping[str, str]
     body: bytes
+    request_headers: Mapping[str, str]
+    conversation: str
+    """Turns of one conversation share it, and stand in order."""
 
     @property
     def target(self) -> Target:
@@ -68,8 +72,11 @@ def _recording(entry: dict[str, Any]) -> Recording:
         is_stream=entry["stream"],
         fidelity=entry["fidelity"],
         features=tuple(entry["features"]),
+        path=entry["request"]["path"] if entry["request"] else "",
         request=entry["request"] and entry["request"]["body"],
         status=response["status"],
         headers=response["headers"] or {},
         body=response["body"].encode(),
+        request_headers=(entry["request"] or {}).get("headers") or {},
+        conversation=f"{entry['source_repo']}/{entry['source_path']}",
     )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
-from uuid import uuid4
 
 from headgate import v1 as pb
 
 from headgate_server.errors import ProviderProtocolError
 from headgate_server.json_codec import JsonObject, is_json, loads_object, text_of
 from headgate_server.providers.base import Target
+from headgate_server.providers.call_ids import new_call_id
 from headgate_server.providers.openai_errors import reported_error
 from headgate_server.providers.openai_usage import cost, find_usage, usage
 from headgate_server.providers.reading import (
@@ -332,11 +332,6 @@ def call_kind(call: JsonObject) -> pb.ToolCallKind.ValueType:
     if call.get("type") == "custom" or ("custom" in call and "function" not in call):
         return pb.TOOL_CALL_KIND_FREE_TEXT
     return pb.TOOL_CALL_KIND_FUNCTION
-
-
-def new_call_id() -> str:
-    """An id for a call to which the vendor gave none."""
-    return f"call_{uuid4().hex[:24]}"
 
 
 def audio_extras(audio: JsonObject) -> JsonObject:

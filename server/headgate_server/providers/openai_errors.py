@@ -127,7 +127,7 @@ def error(status: int, headers: Mapping[str, str], body: bytes, target: Target) 
         answer = None
     report = _read(answer, clip(body))
     request_id = next((headers[name] for name in REQUEST_ID_HEADERS if headers.get(name)), "")
-    return _error(status, report, _retry_after(headers), request_id)
+    return _error(status, report, retry_after(headers), request_id)
 
 
 def reported_error(answer: JsonObject, target: Target) -> GatewayError | None:
@@ -188,7 +188,7 @@ def _status(code: object) -> int | None:
     return None
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
+def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds to wait, from whichever header says it. Dates are read against the answer's own Date."""
     if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
         return milliseconds / 1000

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
-from hashlib import blake2b
 
 from headgate import v1 as pb
 
 from headgate_server.json_codec import JsonObject, caller_object, merge_patch
 from headgate_server.providers.base import Target
+from headgate_server.providers.call_ids import fitting_call_id
 from headgate_server.providers.losses import Losses, unsupported
+from headgate_server.providers.media import media_address, media_kind
 
 AUDIO_FORMATS = {
     "audio/aac": "aac",
@@ -30,11 +30,6 @@ AUDIO_FORMATS = {
     "audio/webm": "webm",
     "audio/x-flac": "flac",
     "audio/x-wav": "wav",
-}
-MEDIA_KINDS = {
-    "image": pb.MEDIA_KIND_IMAGE,
-    "audio": pb.MEDIA_KIND_AUDIO,
-    "video": pb.MEDIA_KIND_VIDEO,
 }
 ONE_HOUR = 3600
 PLAIN_TEXT = {"type", "text"}
@@ -164,7 +159,7 @@ class MessageWriter:
                 case "media" if part.media.transcript:
                     self._losses.state(f"{part_path}.media", "only the transcript goes back to this provider")
                     spoken.append({"type": "text", "text": part.media.transcript})
-                case "media" if self._quirks.image_history and _kind(part.media) == pb.MEDIA_KIND_IMAGE:
+                case "media" if self._quirks.image_history and media_kind(part.media) == pb.MEDIA_KIND_IMAGE:
                     images += self._item(part, part_path)
                 case _:
                     raise unsupported(part_path, "has no place in an assistant message of this provider")
@@ -254,13 +249,13 @@ class MessageWriter:
         yield item
 
     def _media(self, media: pb.Media, path: str) -> JsonObject:
-        kind = _kind(media)
+        kind = media_kind(media)
         source = media.WhichOneof("source")
         if source == "file":
             return self._stored_file(media, path)
         match kind:
             case pb.MEDIA_KIND_IMAGE:
-                image: JsonObject = {"url": _address(media)}
+                image: JsonObject = {"url": media_address(media)}
                 if media.detail:
                     image["detail"] = media.detail
                 item: JsonObject = {"type": "image_url", "image_url": image}
@@ -271,9 +266,9 @@ class MessageWriter:
             case pb.MEDIA_KIND_AUDIO if self._quirks.audio_url:
                 item = {"type": "audio_url", "audio_url": {"url": media.uri}}
             case pb.MEDIA_KIND_VIDEO if self._quirks.video_url:
-                item = {"type": "video_url", "video_url": {"url": _address(media)}}
+                item = {"type": "video_url", "video_url": {"url": media_address(media)}}
             case pb.MEDIA_KIND_DOCUMENT if source == "data" or self._quirks.document_url == "file":
-                file: JsonObject = {"file_data": _address(media)}
+                file: JsonObject = {"file_data": media_address(media)}
                 if media.filename:
                     file["filename"] = media.filename
                 item = {"type": "file", "file": file}
@@ -288,7 +283,7 @@ class MessageWriter:
     def _stored_file(self, media: pb.Media, path: str) -> JsonObject:
         if media.file.issuer != self._issuer:
             raise unsupported(f"{path}.file", f"is stored at {media.file.issuer}")
-        if _kind(media) not in (pb.MEDIA_KIND_DOCUMENT, pb.MEDIA_KIND_UNSPECIFIED):
+        if media_kind(media) not in (pb.MEDIA_KIND_DOCUMENT, pb.MEDIA_KIND_UNSPECIFIED):
             raise unsupported(f"{path}.file", "this provider reads only documents by file id")
         return {"type": "file", "file": {"file_id": media.file.id}}
 
@@ -302,10 +297,7 @@ class MessageWriter:
             self._losses.state(f"{path}.item_id", "this wire carries no item ids")
 
     def _call_id(self, call_id: str) -> str:
-        pattern = self._quirks.call_ids
-        if not pattern or re.fullmatch(pattern, call_id):
-            return call_id
-        return blake2b(call_id.encode(), digest_size=5).hexdigest()[:9]
+        return fitting_call_id(call_id, self._quirks.call_ids)
 
 
 def _plain(items: list[JsonObject]) -> str | list[JsonObject]:
@@ -316,17 +308,3 @@ def _plain(items: list[JsonObject]) -> str | list[JsonObject]:
         text: str = items[0]["text"]
         return text
     return items
-
-
-def _kind(media: pb.Media) -> pb.MediaKind.ValueType:
-    if media.kind != pb.MEDIA_KIND_UNSPECIFIED:
-        return media.kind
-    if not media.mime_type:
-        return pb.MEDIA_KIND_UNSPECIFIED
-    return MEDIA_KINDS.get(media.mime_type.partition("/")[0].lower(), pb.MEDIA_KIND_DOCUMENT)
-
-
-def _address(media: pb.Media) -> str:
-    if media.WhichOneof("source") == "uri":
-        return media.uri
-    return f"data:{media.mime_type or 'application/octet-stream'};base64,{b64encode(media.data).decode()}"

@@ -11,6 +11,7 @@ from headgate_server.json_codec import JsonObject, loads_object
 from headgate_server.providers import openai_answer as wire
 from headgate_server.providers.assembly import Assembly, Candidate, OpenPart
 from headgate_server.providers.base import Target
+from headgate_server.providers.call_ids import new_call_id
 from headgate_server.providers.openai_errors import reported_error
 from headgate_server.providers.openai_usage import cost, find_usage, usage
 from headgate_server.providers.reading import (
@@ -313,7 +314,7 @@ class _Choice:
         return self._calls[-1]
 
     def _open_call(self, call: _Call) -> OpenPart:
-        tool_call = pb.ToolCall(id=call.id or wire.new_call_id(), name=call.name, kind=call.kind)
+        tool_call = pb.ToolCall(id=call.id or new_call_id(), name=call.name, kind=call.kind)
         part = self._assembly.open(self._candidate, pb.Part(tool_call=tool_call))
         for piece in call.held:
             self._assembly.grow(part, piece)

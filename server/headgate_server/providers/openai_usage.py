@@ -50,19 +50,19 @@ def usage(reported: JsonObject) -> pb.Usage:
         input_tokens=input_tokens,
         output_tokens=output_tokens,
         total_tokens=total_tokens,
-        cache_read_tokens=_within(input_tokens, cache_read),
-        cache_write_tokens=_within(input_tokens, cache_write),
-        audio_input_tokens=_within(input_tokens, audio_input),
-        image_input_tokens=_within(input_tokens, count(prompt.get("image_tokens"))),
-        reasoning_tokens=_within(output_tokens, reasoning),
-        audio_output_tokens=_within(output_tokens, count(completion.get("audio_tokens"))),
+        cache_read_tokens=within(input_tokens, cache_read),
+        cache_write_tokens=within(input_tokens, cache_write),
+        audio_input_tokens=within(input_tokens, audio_input),
+        image_input_tokens=within(input_tokens, count(prompt.get("image_tokens"))),
+        reasoning_tokens=within(output_tokens, reasoning),
+        audio_output_tokens=within(output_tokens, count(completion.get("audio_tokens"))),
         accepted_prediction_tokens=count(completion.get("accepted_prediction_tokens")),
         rejected_prediction_tokens=count(completion.get("rejected_prediction_tokens")),
         provider_json=text_of(reported),
     )
 
 
-def _within(whole: int | None, part: int | None) -> int | None:
+def within(whole: int | None, part: int | None) -> int | None:
     """A subset's count. Grok at Azure reports more cached tokens than it counts and bills as prompt."""
     return part if whole is None or part is None else min(whole, part)
 
