@@ -1,6 +1,7 @@
 PYTHON ?= python3
 PROTO := .venv-proto
 BIN := .venv/bin
+IMAGE ?= headgate:latest
 WHEELS := pyproject.toml clients/python/pyproject.toml
 
 ifneq ($(shell command -v uv),)
@@ -22,6 +23,10 @@ run: .venv/.runtime ## Serve; pass options as ARGS="..."
 .PHONY: test
 test: venv tools ## Run the tests; pass options as ARGS="..."
 	@$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+
+.PHONY: bench
+bench: .venv/.runtime ## Measure what a call costs; pass options as ARGS="--quick"
+	@$(BIN)/python -m bench $(ARGS)
 
 .PHONY: check
 check: venv $(PROTO)/.ready ## Check format, lint, types, the contract and that generated code is current
@@ -52,6 +57,12 @@ venv: .venv/.dev ## Make .venv, ready for work
 tools: ## Install grpcurl and grpc-health-probe into .tools
 	@if command -v go >/dev/null; then $(MAKE) --silent .tools/.ready; \
 	else echo "Go is missing: tests that need grpcurl or grpc-health-probe are skipped"; test "$(CI)" != true; fi
+
+.PHONY: image
+image: ## Build the container image; its name is IMAGE="..."
+	@command -v docker >/dev/null || { echo "Docker is missing: make image runs docker build"; exit 1; }
+	@docker version >/dev/null 2>&1 || { echo "Docker's daemon does not answer: make image needs it running"; exit 1; }
+	@docker build --tag $(IMAGE) .
 
 .PHONY: clean
 clean: ## Remove everything made here

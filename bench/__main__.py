@@ -35,7 +35,11 @@ class Bench:
     """One round after another: each mode in a new server process, then the floor."""
 
     def __init__(self, vendor: Running, core: int, directory: Path, *, quick: bool, seconds: float | None) -> None:
-        self.load = Load(vendor, seconds=seconds or (2.0 if quick else 5.0), warmup=0.5 if quick else 1.0)
+        self.load = (
+            Load(vendor, seconds=seconds or 1.5, warmup=0.4, tries=1)
+            if quick
+            else Load(vendor, seconds=seconds or 3, warmup=1, tries=3)
+        )
         self._core = core
         self._directory = directory
         self._quick = quick
@@ -43,10 +47,10 @@ class Bench:
         self._requests["generate"].write_bytes(generate_request())
         self._requests["embed"].write_bytes(embed_request())
 
-    def round(self, modes: Iterable[Mode]) -> dict[str, Figures]:
-        """The figures of each mode and of the floor."""
+    def round(self, modes: Iterable[Mode], *, lasting: bool) -> dict[str, Figures]:
+        """The figures of each mode and of the floor; `lasting` adds those that take many streams."""
         direct, direct_stream = self._direct()
-        found = {mode.name: self._mode(mode, direct, direct_stream) for mode in modes}
+        found = {mode.name: self._mode(mode, direct, direct_stream, lasting=lasting) for mode in modes}
         found[FLOOR] = self._floor(next(iter(found.values())))
         return found
 
@@ -67,7 +71,7 @@ class Bench:
             seen.append(self.load(None, kind, target=url, request=body, rate=rate))
         return seen[0], seen[1]
 
-    def _mode(self, mode: Mode, direct: Seen, direct_stream: Seen) -> Figures:
+    def _mode(self, mode: Mode, direct: Seen, direct_stream: Seen, *, lasting: bool) -> Figures:
         figures: Figures = {}
         with self._server(mode) as server:
             loads = self._loads(mode, server)
@@ -93,7 +97,7 @@ class Bench:
             figures["cpu_embed"] = loads["embed"]().cpu_per_call
             self._cancels(mode, server, figures)
         with self._server(mode) as server:
-            self._memory(mode, server, figures)
+            self._memory(mode, server, figures, lasting=lasting)
         return figures
 
     def _cancels(self, mode: Mode, server: Running, figures: Figures) -> None:
@@ -104,12 +108,12 @@ class Bench:
                 figures[f"{name}_p50"] = seen.p50 / 1000
                 figures[f"{name}_p99"] = seen.p99 / 1000
 
-    def _memory(self, mode: Mode, server: Running, figures: Figures) -> None:
+    def _memory(self, mode: Mode, server: Running, figures: Figures, *, lasting: bool) -> None:
         call = self._call(mode, "StreamGenerate", "idle")
         self._warm(self._loads(mode, server)["burst"])
-        held = self.load(server, "hold", count=STREAMS_IN_FLIGHT, **call)
+        held = self.load.once(server, "hold", count=STREAMS_IN_FLIGHT, **call)
         figures["memory_stream"] = held.memory_per_call / 1000
-        if not self._quick:
+        if lasting:
             self.load.once(server, "stream", count=STREAMS, **self._call(mode, "StreamGenerate", "burst"))
             figures["memory_streams"] = server.resident / MB
 
@@ -179,7 +183,7 @@ def main() -> int:
             rounds = []
             for number in range(1 if options.quick else ROUNDS):
                 print(f"round {number + 1} ...", file=sys.stderr, flush=True)
-                rounds.append(bench.round(modes))
+                rounds.append(bench.round(modes, lasting=not options.quick and not number))
     except Skipped as reason:
         print(reason)
         return 0
@@ -212,7 +216,7 @@ def _options() -> argparse.Namespace:
 
 
 def _medians(rounds: list[Figures]) -> Figures:
-    return {name: round(median(figures[name] for figures in rounds), 3) for name in rounds[0]}
+    return {name: round(median(figures[name] for figures in rounds if name in figures), 3) for name in rounds[0]}
 
 
 def _machine() -> dict[str, str]:

@@ -30,8 +30,8 @@ async def serve() -> None:
     """Serves on a free port of loopback, which it prints."""
     server = grpc.aio.server()
     behaviours: Any = {
-        "Unary": grpc.unary_unary_rpc_method_handler(echo),  # type: ignore[arg-type]  # types-grpcio: synchronous only
-        "Stream": grpc.unary_stream_rpc_method_handler(count),  # type: ignore[arg-type]  # the same
+        "Unary": grpc.unary_unary_rpc_method_handler(echo),
+        "Stream": grpc.unary_stream_rpc_method_handler(count),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Echo", behaviours),))
     port = server.add_insecure_port("127.0.0.1:0")

@@ -34,7 +34,7 @@ SECTIONS: dict[str, tuple[Figure, ...]] = {
         Figure("added_first_p50", "first text, paced streams, 100/s, p50", "µs", 1000),
         Figure("added_first_p99", "first text, paced streams, 100/s, p99", "µs"),
     ),
-    "From a caller's cancel until the vendor sees it, unary 300/s beside": (
+    "Cancel until the vendor sees it, at 300/s": (
         Figure("cancel_p50", "amid the stream, p50", "ms", 100),
         Figure("cancel_p99", "amid the stream, p99", "ms", 100),
         Figure("cancel_waiting_p50", "before the vendor's headers, p50", "ms", 100),

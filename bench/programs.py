@@ -17,7 +17,6 @@ from typing import Any
 BENCH = Path(__file__).resolve().parent
 BUILT = BENCH.parent / ".tools" / "bench"
 MAX_OTHER_CORES = 0.15
-TRIES = 3
 
 
 class Skipped(Exception):
@@ -110,11 +109,12 @@ class Seen:
 
 @dataclass(slots=True)
 class Load:
-    """Runs the load client, again where other programs disturbed it; `disturbed` counts the runs that stayed so."""
+    """Runs the load client, up to `tries` times where other programs disturb it; `disturbed` counts what stayed so."""
 
     vendor: Running
     seconds: float
     warmup: float
+    tries: int
     disturbed: int = 0
 
     def __call__(self, server: Running | None, kind: str, **options: Any) -> Seen:
@@ -123,7 +123,7 @@ class Load:
         Raises:
             Spoiled: calls failed.
         """
-        for _ in range(TRIES):
+        for _ in range(self.tries):
             seen = self.once(server, kind, **options)
             if seen.other_cores < MAX_OTHER_CORES:
                 return seen

@@ -16,6 +16,8 @@ class Proxy:
 
     refusal: bytes = b""
     silent: bool = False
+    """Accept connections, and never say a word."""
+    open_connections: int = 0
     heads: list[str] = field(default_factory=list)
     port: int = 0
     _server: asyncio.Server | None = None
@@ -39,13 +41,15 @@ class Proxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open.add(writer)
+        self.open_connections += 1
         with suppress(ConnectionError, asyncio.IncompleteReadError):
+            if self.silent:
+                while await reader.read(65536):
+                    pass
             head = await reader.readuntil(b"\r\n\r\n")
             self.heads.append(head.decode("latin-1"))
             method, target, _ = head.decode("latin-1").split(" ", 2)
-            if self.silent:
-                await reader.read()
-            elif self.refusal:
+            if self.refusal:
                 writer.write(self.refusal)
                 await writer.drain()
             elif method == "CONNECT":
@@ -58,6 +62,7 @@ class Proxy:
                 vendor_reader, vendor_writer = await asyncio.open_connection(url.hostname, url.port)
                 vendor_writer.write(head.replace(target.encode(), url.path.encode(), 1))
                 await self._join(reader, writer, vendor_reader, vendor_writer)
+        self.open_connections -= 1
         writer.close()
 
     async def _join(

@@ -98,6 +98,7 @@ class Application:
         Raises:
             OSError: the address cannot be bound.
         """
+        await self._upstream.start()
         try:
             port = self._server.add_insecure_port(self._config.server.listen)
         except RuntimeError as error:

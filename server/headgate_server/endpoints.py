@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from headgate_server import providers
 from headgate_server.catalog import Card, nanos_per_million
 from headgate_server.config import ModelCard, Prices, Provider
+from headgate_server.credentials import Credential, GoogleTokens, RefreshedToken
 from headgate_server.prices import PriceList, Rates
 from headgate_server.providers.base import Adapter, Target
 from headgate_server.providers.hosts import Host
@@ -21,7 +22,7 @@ CONFIGURED_PRICES = "configuration"
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One configured provider, ready to call. `headers` hold its credential."""
+    """One configured provider, ready to call. `headers` hold its key, `credential` the token it has instead of one."""
 
     name: str
     issuer: str
@@ -32,6 +33,7 @@ class Endpoint:
     clocks: Clocks
     embed_concurrency: int
     headers: Mapping[str, str] = field(repr=False)
+    credential: Credential | None = None
 
     def target(self, model: str) -> Target:
         """The model of that name at this provider."""
@@ -60,6 +62,7 @@ def endpoint(name: str, provider: Provider) -> Endpoint:
         ),
         embed_concurrency=provider.embed_concurrency,
         headers=_headers(provider, adapter),
+        credential=_credential(name, provider, host),
     )
 
 
@@ -76,6 +79,12 @@ def _transport(provider: Provider) -> Transport:
 def _headers(provider: Provider, adapter: Adapter) -> dict[str, str]:
     credential = provider.api_key.get_secret_value() if provider.api_key else None
     return {**adapter.headers(credential), **provider.headers}
+
+
+def _credential(name: str, provider: Provider, host: Host) -> Credential | None:
+    if not providers.takes_token(provider, host):
+        return None
+    return RefreshedToken(name, GoogleTokens(provider.credential.file if provider.credential else None))
 
 
 def cards(name: str, provider: Provider) -> Iterator[tuple[tuple[str, str], Card]]:

@@ -67,14 +67,11 @@ class Decoder:
             if not line:
                 self._dispatch(events)
             elif line.startswith(b"data:"):
-                value = line[6:] if line.startswith(b"data: ") else line[5:]
-                self._data_bytes += len(value)
-                self._check(self._data_bytes)
-                self._data.append(value)
+                self._add(line[6:] if line.startswith(b"data: ") else line[5:])
             elif line.startswith(b"event:"):
                 self._type = line[6:].removeprefix(b" ")
             elif line == b"data":
-                self._data.append(b"")
+                self._add(b"")
         return events
 
     def end(self) -> list[Event]:
@@ -108,6 +105,11 @@ class Decoder:
             self._data = []
             self._data_bytes = 0
         self._type = b""
+
+    def _add(self, value: bytes) -> None:
+        self._data_bytes += len(value) + 1
+        self._check(self._data_bytes)
+        self._data.append(value)
 
     def _keep(self, tail: bytes) -> None:
         if not tail:

@@ -17,7 +17,9 @@ from headgate_server.transports.base import HttpRequest, HttpResponse
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
+MAX_JOINED_BYTES = 256 * 1024
 DRAIN_SECONDS = 1.0
+FIRST_TOKENS_SECONDS = 10.0
 REQUEST_ID_HEADERS = ("x-request-id", "request-id", "apim-request-id", "x-amzn-requestid")
 
 T = TypeVar("T")
@@ -29,10 +31,20 @@ class Upstream:
     def __init__(self, endpoints: Mapping[str, Endpoint]) -> None:
         self._endpoints = endpoints
         self._draining: set[asyncio.Task[None]] = set()
+        self._refreshing: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Begins to keep tokens fresh, and waits for the first ones, though not for long: without one a provider
+        fails, not the gateway."""
+        credentials = [endpoint.credential for endpoint in self._endpoints.values() if endpoint.credential]
+        self._refreshing = [asyncio.create_task(credential.keep_fresh()) for credential in credentials]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_TOKENS_SECONDS):
+                await asyncio.gather(*(credential.tried() for credential in credentials))
 
     async def close(self) -> None:
         """Closes every connection."""
-        for task in tuple(self._draining):
+        for task in (*self._draining, *self._refreshing):
             task.cancel()
         for endpoint in self._endpoints.values():
             await endpoint.transport.close()
@@ -102,6 +114,7 @@ class Upstream:
                 "content-type": "application/json",
                 "accept": "text/event-stream" if streams else "application/json",
                 **endpoint.headers,
+                **(endpoint.credential.headers() if endpoint.credential else {}),
                 **call.headers,
             },
             body=call.body,
@@ -127,7 +140,7 @@ class Upstream:
                 "the provider answered with a redirect, which is never followed",
                 facts={"http_status": str(response.status)},
             )
-        body = await _body(response, attempt, MAX_ERROR_BYTES)
+        body = await _beginning(response, attempt, MAX_ERROR_BYTES)
         raise endpoint.adapter.error(response.status, response.headers, body, attempt.target)
 
 
@@ -139,11 +152,22 @@ async def _drain(events: AsyncGenerator[list[Event], None]) -> None:
 
 
 async def _gather(events: list[Event], response: HttpResponse, decoder: Decoder, seconds: float) -> None:
-    """Adds what arrives within the time. What goes wrong meanwhile is for the next read to say."""
+    """Adds what arrives within the time, up to a size. What goes wrong meanwhile is for the next read to say."""
+    size = 0
     with suppress(TimeoutError, GatewayError):
         async with asyncio.timeout(seconds):
-            while chunk := await response.read():
+            while size < MAX_JOINED_BYTES and (chunk := await response.read()):
+                size += len(chunk)
                 events += decoder.feed(chunk)
+
+
+async def _beginning(response: HttpResponse, attempt: Attempt, limit: int) -> bytes:
+    """What can be had of an error's body: its status counts, whatever becomes of the rest."""
+    body = b""
+    with suppress(GatewayError):
+        while len(body) < limit and (chunk := await _within(attempt, response.read())):
+            body += chunk
+    return body[:limit]
 
 
 async def _body(response: HttpResponse, attempt: Attempt, limit: int) -> bytes:

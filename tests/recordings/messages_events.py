@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
+from itertools import pairwise
 from typing import Any
 
 Json = dict[str, Any]
+
+STOP = re.compile(rb'"message_stop"\s*}\s*')
 
 
 def events(body: bytes) -> list[Json]:
     """The data of a stream's events."""
     lines = body.decode().splitlines()
     return [json.loads(line.removeprefix("data:")) for line in lines if line.startswith("data:")]
+
+
+def answers(body: bytes) -> list[bytes]:
+    """The streams in a recorded body: some sources keep those of a whole conversation in one file."""
+    ends = [0, *(stop.end() for stop in STOP.finditer(body))]
+    return [body[start:end] for start, end in pairwise(ends)]
 
 
 def accumulated(stream: list[Json]) -> Json:
@@ -32,8 +42,16 @@ def accumulated(stream: list[Json]) -> Json:
                 message["usage"] |= {key: value for key, value in event["usage"].items() if value is not None}
                 message |= {key: value for key, value in event.items() if key not in ("type", "delta", "usage")}
     for index, written in inputs.items():
-        message["content"][index]["input"] = json.loads(written or "{}")
+        message["content"][index]["input"] = _input(written)
     return message
+
+
+def _input(written: str) -> Any:
+    """The tool input; of one that was cut short, what llama.cpp answers when it does not stream."""
+    try:
+        return json.loads(written or "{}")
+    except ValueError:
+        return {}
 
 
 def as_written(stream: list[Json], message: Json) -> bytes:

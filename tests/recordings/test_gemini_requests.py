@@ -25,8 +25,9 @@ Json = dict[str, Any]
 
 ADAPTERS: dict[str, ModuleType] = {"gemini": gemini, "vertex": vertex}
 NOT_READ = {"vertex-238006150a73": "an invalid request on purpose: no such role"}
-# The description is older than these members.
+# The description is older than these members, and than the id of executableCode.
 NEWER = {"toolCall", "toolResponse", "includeServerSideToolInvocations", "thinkingLevel", "modelArmorConfig"}
+NEWER |= {"executableCode"}
 
 
 def readable() -> list[Recording]:
@@ -46,7 +47,9 @@ def encoded(recording: Recording) -> tuple[Json, list[pb.Warning]]:
     to = target(recording)
     request = read_gemini_request(recording.request, recording.vendor, to.model)
     call = ADAPTERS[recording.vendor].encode(request, to, stream=recording.is_stream)
-    assert call.path.endswith(recording.path.partition("models/")[2].partition("?")[0] + "?alt=sse" * recording.is_stream)
+    assert call.path.endswith(
+        recording.path.partition("models/")[2].partition("?")[0] + "?alt=sse" * recording.is_stream
+    )
     sent: Json = json.loads(call.body)
     return sent, call.warnings
 
@@ -66,8 +69,8 @@ def test_signatures_go_out_byte_for_byte() -> None:
     seen = 0
     for recording in readable():
         sent, _ = encoded(recording)
-        expected = [_signatures(content) for content in camel(recording.request)["contents"]]
-        assert [_signatures(content) for content in sent["contents"]] == expected
+        expected = [signatures(content) for content in camel(recording.request)["contents"]]
+        assert [signatures(content) for content in sent["contents"]] == expected
         seen += sum(len(signatures) for signatures in expected)
     assert seen > 60
 
@@ -176,7 +179,8 @@ def normalised(recorded: Json) -> Json:
     return body
 
 
-def _signatures(content: Json) -> list[tuple[int, str]]:
+def signatures(content: Json) -> list[tuple[int, str]]:
+    """The signatures of a content, each with the place of its part."""
     return [(n, part["thoughtSignature"]) for n, part in enumerate(content["parts"]) if "thoughtSignature" in part]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields
@@ -25,7 +26,8 @@ from headgate_server.config.tree import (
     Server,
 )
 from headgate_server.config.values import is_loopback, split_address
-from headgate_server.providers import UnresolvedProvider, resolve
+from headgate_server.credentials import google_extra_missing
+from headgate_server.providers import UnresolvedProvider, resolve, takes_token
 from headgate_server.providers.hosts import HOSTS, Host, Quirks
 from headgate_server.spelling import did_you_mean
 from headgate_server.transports.connections import tls_context
@@ -56,6 +58,7 @@ def load(path: Path | None, environment: Mapping[str, str]) -> Config:
     folder = path.parent if path else Path()
     _read_key_files(document, folder)
     _find_ca_files(document, folder)
+    _find_credential_files(document, folder)
     _apply_proxies(document, environment)
     config: Config | None = None
     try:
@@ -129,6 +132,21 @@ def _find_ca_files(document: Document, folder: Path) -> None:
         except OSError as error:
             reason = "holds no certificate in PEM" if isinstance(error, SSLError) else error.strerror
             document.report(("providers", name, "ca_file"), f"cannot be used: {reason}")
+
+
+def _find_credential_files(document: Document, folder: Path) -> None:
+    """Makes each credential's file a path from here, and sees that it holds a JSON object."""
+    for name, provider in document.section("providers").items():
+        credential = provider.get("credential") if isinstance(provider, dict) else None
+        if not isinstance(credential, dict) or not credential.get("file"):
+            continue
+        credential["file"] = folder / str(credential["file"])
+        key: Key = ("providers", name, "credential", "file")
+        try:
+            if not isinstance(json.loads(credential["file"].read_text("utf-8")), dict):
+                document.report(key, "is not a JSON object")
+        except (OSError, ValueError) as error:
+            document.report(key, f"cannot be read: {getattr(error, 'strerror', None) or 'it is not JSON'}")
 
 
 def _apply_proxies(document: Document, environment: Mapping[str, str]) -> None:
@@ -215,6 +233,8 @@ def _providers(document: Document) -> Iterator[tuple[Key, str]]:
         except UnresolvedProvider as error:
             yield ("providers", name, error.field), error.reason
             continue
+        if takes_token(provider, host) and (reason := google_extra_missing()):
+            yield ("providers", name, "credential" if provider.credential else "adapter"), reason
         if not provider.api_key and not provider.api_key_file and _wants_key(host, provider):
             yield (
                 ("providers", name, "api_key"),

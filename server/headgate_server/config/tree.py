@@ -219,6 +219,15 @@ class ModelCard(Section):
     """What its tokens cost."""
 
 
+class GoogleCredential(Section):
+    """Tokens of Google Cloud, fetched and refreshed."""
+
+    type: Literal["google"]
+    """Whose tokens."""
+    file: Path | None = None
+    """Key of a service account, or configuration of a workload identity; by default Application Default Credentials."""
+
+
 class Provider(Section):
     """One vendor account, or a server of your own that speaks a known wire."""
 
@@ -234,6 +243,8 @@ class Provider(Section):
     """Key for the vendor; with api_key_file, what that file holds."""
     api_key_file: Path | None = None
     """File that holds the key, relative to the configuration file. Not together with api_key."""
+    credential: GoogleCredential | None = None
+    """Tokens instead of a key; by default the host's."""
     headers: dict[HeaderName, HeaderValue] = Field(default={}, repr=False)
     """Extra headers of every request; treated as secrets."""
     transport: TransportName = "aiohttp"
@@ -261,6 +272,12 @@ class Provider(Section):
     def _mock_is_for_the_mock(self) -> Provider:
         if self.mock is not None and self.adapter != "mock":
             raise ValueError("mock is only for the adapter mock")
+        return self
+
+    @model_validator(mode="after")
+    def _one_credential(self) -> Provider:
+        if self.credential is not None and self.api_key is not None:
+            raise ValueError("credential is instead of api_key, not beside it")
         return self
 
     @field_serializer("headers")

@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from headgate_server.providers.base import Adapter
 
 ADAPTERS = {
+    "gemini": "headgate_server.providers.gemini",
+    "anthropic": "headgate_server.providers.anthropic",
     "openai": "headgate_server.providers.openai",
+    "openai-responses": "headgate_server.providers.openai_responses",
     "mock": "headgate_server.providers.openai",  # transports/mock.py answers in OpenAI's wire
+    "vertex": "headgate_server.providers.vertex",
 }
 ENTRY_POINT_GROUP = "headgate.adapters"
 MOCK_BASE_URL = "http://mock.invalid/v1"
@@ -53,6 +57,12 @@ def resolve(name: str, provider: Provider) -> tuple[Host, Adapter]:
     if not host.base_url:
         raise UnresolvedProvider("base_url", "is required, because no address is known")
     return host, adapter
+
+
+def takes_token(provider: Provider, host: Host) -> bool:
+    """Whether its calls bear a token that is fetched: it says so, or its host wants one and there is no key."""
+    has_key = provider.api_key or any(name.lower() == "authorization" for name in provider.headers)
+    return provider.credential is not None or (bool(host.credential) and not has_key)
 
 
 def load_adapter(name: str) -> Adapter:

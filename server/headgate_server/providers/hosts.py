@@ -8,6 +8,7 @@ from typing import Literal
 
 OPENAI_ONLY = frozenset({"verbosity", "prompt_cache_key"})
 LOCAL_ONLY = frozenset({"top_k"})
+SAMPLING = frozenset({"top_k", "presence_penalty", "frequency_penalty"})
 COMPATIBLE_NAMES = {"max_completion_tokens": "max_tokens", "safety_identifier": "user"}
 
 
@@ -35,6 +36,10 @@ class Quirks:
     """Pattern that tool call ids must match; others are replaced by a hash of theirs."""
     cache_control: bool = False
     """Takes Anthropic's cache_control on parts and tools."""
+    prompt_cache_breakpoint: bool = False
+    """Takes OpenAI's prompt_cache_breakpoint on what is said to the model."""
+    responses_fields: frozenset[str] = frozenset()
+    """Request fields of Chat Completions that the host's Responses wire takes too, unlike OpenAI's."""
     tool_media: bool = False
     """Takes images in tool messages."""
     audio_url: bool = False
@@ -73,7 +78,8 @@ class Quirks:
 class Host:
     """One known host. `issuer` names it in opaque values and provider options; by default its name.
 
-    `base_url` is empty where it depends on the operator's account or machine.
+    `base_url` is empty where it depends on the operator's account or machine. `credential` is how one without a key
+    is authenticated.
     """
 
     name: str
@@ -81,6 +87,7 @@ class Host:
     base_url: str
     key_variable: str = ""
     issuer: str = ""
+    credential: Literal["", "google"] = ""
     quirks: Quirks = field(default_factory=Quirks)
 
 
@@ -100,9 +107,32 @@ HOSTS: dict[str, Host] = {
                 allowed_tools=True,
                 refusals=True,
                 call_ids=r".{1,40}",
+                prompt_cache_breakpoint=True,
                 embed_format="base64",
                 embed_batch=2048,
             ),
+        ),
+        Host(
+            "anthropic",
+            "anthropic",
+            "https://api.anthropic.com/v1",
+            "ANTHROPIC_API_KEY",
+            quirks=Quirks(call_ids=r"[a-zA-Z0-9_-]+", cache_control=True),
+        ),
+        Host(
+            "gemini",
+            "gemini",
+            "https://generativelanguage.googleapis.com/v1beta",
+            "GEMINI_API_KEY",
+            quirks=Quirks(embed_batch=100),
+        ),
+        Host(
+            # https://LOCATION-aiplatform.googleapis.com/v1/projects/PROJECT/locations/LOCATION
+            "vertex",
+            "vertex",
+            "",
+            credential="google",
+            quirks=Quirks(embed_batch=1),
         ),
         Host(
             "vllm",
@@ -135,6 +165,7 @@ HOSTS: dict[str, Host] = {
             "http://localhost:8080/v1",
             quirks=Quirks(
                 developer_role=True,
+                responses_fields=SAMPLING | {"seed", "stop", "logit_bias", "response_format"},
                 thinking_switch="chat_template_kwargs",
                 reasoning_echo="reasoning_content",
                 embed_format="base64",
@@ -169,6 +200,8 @@ HOSTS: dict[str, Host] = {
                 lacks=frozenset(),
                 developer_role=True,
                 cache_control=True,
+                prompt_cache_breakpoint=True,
+                responses_fields=SAMPLING,
                 tool_media=True,
                 video_url=True,
                 document_url="file",

@@ -28,6 +28,10 @@ class Losses:
         """Something in the history that only its issuer can read, or that has no place here, is left out."""
         self.warnings.append(pb.Warning(code="dropped-content", field=field, message=what))
 
+    def default(self, field: str, what: str) -> None:
+        """The vendor demands a setting that the caller left to it."""
+        self.warnings.append(pb.Warning(code="default-applied", field=field, message=what))
+
 
 def unsupported(field: str, what: str) -> InvalidRequest:
     """The error for content that cannot be represented."""

@@ -85,13 +85,14 @@ def encode(request: pb.GenerateRequest, target: Target, *, stream: bool) -> Http
     options = _options(request, target)
     config = request.config
     choice = request.tool_choice
+    form = _format(config.response_format, quirks, losses)
     body: JsonObject = {
         "model": target.model or None,
         "input": writer.items(request.messages) or None,
         "tools": _tools(request, target, writer, losses),
         "tool_choice": _tool_choice(request, quirks),
         "parallel_tool_calls": choice.parallel_calls if choice.HasField("parallel_calls") else None,
-        "text": _text(config, quirks, losses),
+        "text": _text(form, config, quirks, losses),
         "reasoning": _reasoning(request.reasoning, quirks, losses),
         "max_output_tokens": config.max_output_tokens if config.HasField("max_output_tokens") else None,
         "temperature": config.temperature if config.HasField("temperature") else None,
@@ -103,6 +104,7 @@ def encode(request: pb.GenerateRequest, target: Target, *, stream: bool) -> Http
         "safety_identifier": request.end_user_id or None,
         "stream": stream or None,
         **_chat_settings(config),
+        "response_format": _chat_format(form) if "response_format" in quirks.responses_fields else None,
     }
     body = _in_the_words_of(quirks, body, losses)
     merge_patch(body, options)
@@ -277,9 +279,9 @@ def _name(tool: pb.Tool) -> str:
             return tool.provider.type
 
 
-def _text(config: pb.GenerationConfig, quirks: Quirks, losses: Losses) -> JsonObject | None:
+def _text(form: JsonObject | None, config: pb.GenerationConfig, quirks: Quirks, losses: Losses) -> JsonObject | None:
     written: JsonObject = {}
-    if form := _format(config.response_format, quirks, losses):
+    if form:
         written["format"] = form
     if config.verbosity and "verbosity" in quirks.lacks:
         losses.setting("config.verbosity", "this provider has no such setting")
@@ -308,6 +310,13 @@ def _format(form: pb.ResponseFormat, quirks: Quirks, losses: Losses) -> JsonObje
             return schema
         case _:
             return None
+
+
+def _chat_format(form: JsonObject | None) -> JsonObject | None:
+    """The format as Chat Completions has it, for hosts that read only that."""
+    if form is None or form["type"] != "json_schema":
+        return form
+    return {"type": "json_schema", "json_schema": {name: form[name] for name in form if name != "type"}}
 
 
 def _reasoning(config: pb.ReasoningConfig, quirks: Quirks, losses: Losses) -> JsonObject | None:

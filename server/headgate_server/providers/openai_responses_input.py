@@ -199,7 +199,7 @@ class ItemWriter:
                 yield item
             case "media" if part.media.transcript:
                 self._losses.state(f"{path}.media", "only the transcript goes back to this provider")
-                yield {"role": "assistant", "content": part.media.transcript}
+                yield {"type": "message", "role": "assistant", "content": part.media.transcript}
             case _:
                 raise unsupported(path, "has no place in an assistant message of this provider")
 
@@ -227,12 +227,13 @@ class ItemWriter:
                 **extras,
             }
         elif content:
-            yield {"role": "assistant", "content": _plain(content), **extras}
+            # llama.cpp tells a message of the model from other items by its type alone.
+            yield {"type": "message", "role": "assistant", "content": _plain(content), **extras}
 
     def _said(self, part: pb.Part, path: str, *, issued: bool) -> JsonObject:
-        if part.HasField("refusal"):
+        if part.HasField("refusal") and self._quirks.refusals:
             return {"type": "refusal", "refusal": part.refusal}
-        item: JsonObject = {"type": "output_text", "text": part.text}
+        item: JsonObject = {"type": "output_text", "text": part.text or part.refusal}
         if issued:
             item["annotations"] = [
                 _annotation(citation, f"{path}.citations[{number}].provider_json")

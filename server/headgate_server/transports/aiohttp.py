@@ -46,6 +46,7 @@ class AiohttpTransport:
 
     def __init__(self, max_connections: int, *, ca_file: Path | None = None, proxy: str = "") -> None:
         self._slots = Slots(max_connections)
+        self._open: set[AiohttpResponse] = set()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=0,
@@ -75,10 +76,19 @@ class AiohttpTransport:
             if isinstance(exception, aiohttp.ClientError | OSError):
                 raise _before_headers(exception) from exception
             raise
-        return AiohttpResponse(response, self._slots, sending)
+        answer = AiohttpResponse(response, self, sending)
+        self._open.add(answer)
+        return answer
 
     async def close(self) -> None:
+        for answer in tuple(self._open):
+            answer.close()  # the session alone would leave their readers waiting
         await self._session.close()
+
+    def closed(self, answer: AiohttpResponse, sending: _Sending) -> None:
+        """The answer's connection is free again, or gone."""
+        self._open.discard(answer)
+        self._slots.give_back(sending)
 
     async def _request(self, request: HttpRequest, sending: _Sending) -> aiohttp.ClientResponse:
         """The answer. Connections from the pool may turn out to be closed: then the next one is tried."""
@@ -104,10 +114,10 @@ class AiohttpTransport:
 class AiohttpResponse:
     """One answer; see HttpResponse."""
 
-    def __init__(self, response: aiohttp.ClientResponse, slots: Slots, holder: object) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, transport: AiohttpTransport, sending: _Sending) -> None:
         self._response = response
-        self._slots = slots
-        self._holder = holder
+        self._transport = transport
+        self._sending = sending
         self.headers: Mapping[str, str] = MappingProxyType(
             {name.lower(): _text(value) for name, value in response.headers.items()}
         )
@@ -127,7 +137,7 @@ class AiohttpResponse:
             self._response.release()
         else:
             self._response.close()
-        self._slots.give_back(self._holder)
+        self._transport.closed(self, self._sending)
 
 
 def _open_socket(address: aiohttp.AddrInfoType) -> socket.socket:

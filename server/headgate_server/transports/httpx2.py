@@ -109,12 +109,11 @@ class Httpx2Transport:
 
     async def _connect(self, request: HttpRequest) -> httpx2.Response:
         """Connects under the connect clock, which covers name, proxy and TLS, sends, and waits for the headers."""
-        fresh = False
+        opened: list[Any] = []
 
         async def trace(event: str, info: Mapping[str, Any]) -> None:
-            nonlocal fresh
-            if event == "connection.connect_tcp.started":
-                fresh = True
+            if event == "connection.connect_tcp.complete":
+                opened.append(info["return_value"])
             elif event == "http11.send_request_headers.started" and info["request"].method != b"CONNECT":
                 clock.reschedule(None)
 
@@ -128,9 +127,13 @@ class Httpx2Transport:
         try:
             async with asyncio.timeout(request.connect_timeout) as clock:
                 return await self._pool.handle_async_request(call)
-        except (httpx2.HTTPError, OSError) as exception:
+        except BaseException as exception:
+            for stream in opened:
+                await stream.aclose()  # httpx2 leaves it open when a TLS handshake is cancelled
+            if not isinstance(exception, httpx2.HTTPError | OSError):
+                raise
             meaning = _before_headers(exception)
-            if fresh or not _broke(exception):
+            if opened or not _broke(exception):
                 raise meaning from exception
             raise _StaleConnectionError(meaning) from exception
 
