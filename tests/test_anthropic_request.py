@@ -176,6 +176,9 @@ def test_models_before_adaptive_thinking_get_a_budget(model: str) -> None:
     """They refuse adaptive thinking; the budget that was chosen is told."""
     body, told = warned(target(model=model), reasoning=pb.ReasoningConfig(enabled=True))
     assert (body["thinking"]["type"], told) == ("enabled", ["reasoning.budget_tokens"])
+    limit = pb.GenerationConfig(max_output_tokens=3000)
+    body, _ = warned(target(model=model), config=limit, reasoning=pb.ReasoningConfig(enabled=True))
+    assert body["thinking"]["budget_tokens"] == 1500
 
 
 def test_a_schema_goes_out_byte_for_byte() -> None:
@@ -390,6 +393,14 @@ def test_an_answer_goes_back_as_the_vendor_gave_it(name: str) -> None:
     went_back = sent(messages=[SPOKEN, answer])["messages"][1]
     given = [{k: v for k, v in block.items() if v is not None} for block in json.loads(body)["content"]]
     assert went_back == {"role": "assistant", "content": given}
+
+
+def test_a_turn_of_which_nothing_is_left_is_left_out() -> None:
+    """This vendor refuses empty turns and empty texts; a cache breakpoint that is lost so is told."""
+    marked = pb.Part(text="", cache_breakpoint=pb.CacheBreakpoint())
+    body, told = warned(messages=[SPOKEN, assistant(marked), SPOKEN])
+    assert body["messages"] == [{"role": "user", "content": "Hi"}] * 2
+    assert told == ["messages[1].parts[0].cache_breakpoint"]
 
 
 def test_arguments_that_are_no_object_are_wrapped_and_told() -> None:

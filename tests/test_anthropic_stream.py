@@ -223,10 +223,9 @@ def test_no_json_makes_the_adapter_raise_anything_but_a_gateway_error(message: o
     with suppress(GatewayError):
         for one in (*found, message):
             stream.feed([Event("message", json.dumps(one).encode())])
+    check_invariants(stream.interrupt(pb.FINISH_REASON_ERROR), partial=True)
     with suppress(GatewayError):
-        stream.end()
-        return
-    stream.interrupt(pb.FINISH_REASON_ERROR)
+        streamed(b"".join(b"data: " + json.dumps(one).encode() + b"\n\n" for one in found))
 
 
 @given(st.binary(max_size=200))
@@ -335,6 +334,70 @@ def test_an_interrupted_stream_closes_what_is_open() -> None:
     assert list(answer.candidates[0].message.parts) == [pb.Part(text="Hi", incomplete=True)]
     assert answer.candidates[0].finish.reason == pb.FINISH_REASON_CANCELLED
     assert answer.usage.input_tokens == 3
+
+
+def test_what_waits_for_an_earlier_block_comes_with_its_end() -> None:
+    """At once, all of it, in the order in which the blocks began."""
+    stream = anthropic.Stream(TARGET)
+    waiting = [begun(1, "text", text=""), grown(1, "text_delta", text="Hi"), begun(2, "tool_use", id="t", name="f")]
+    assert stream.feed([START, begun(0, "server_tool_use", id="s", name="n", input={}), *waiting]) == []
+    events = stream.feed([ended(0)])
+    opened = [found.part_start.part.WhichOneof("content") for found in events if found.HasField("part_start")]
+    assert opened == ["provider_item", "text", "tool_call"]
+
+
+def test_input_that_streams_replaces_the_input_that_the_block_began_with() -> None:
+    """It is the same, said again."""
+    began = begun(0, "tool_use", id="t", name="f", input={"a": 1})
+    stream = anthropic.Stream(TARGET)
+    events = stream.feed([START, began, grown(0, "input_json_delta", partial_json='{"a": 1}'), ended(0), FINISH, STOP])
+    assert fold(events + stream.end()).candidates[0].message.parts[0].tool_call.arguments == '{"a": 1}'
+
+
+def test_a_call_whose_input_is_no_object_has_no_arguments() -> None:
+    """Null and other values are read as an empty object, as in a stream."""
+    inputs: list[object] = [None, "x", []]
+    body = {"content": [{"type": "tool_use", "id": "t", "name": "f", "input": value} for value in inputs]}
+    parts = anthropic.decode(json.dumps(body).encode(), TARGET).candidates[0].message.parts
+    assert [part.tool_call.arguments for part in parts] == ["{}"] * 3
+
+
+def test_a_subset_is_never_larger_than_its_whole() -> None:
+    """The vendor estimates thinking tokens."""
+    usage = {"input_tokens": 1, "output_tokens": 5, "output_tokens_details": {"thinking_tokens": 7}}
+    body = json.dumps({"content": [], "usage": usage}).encode()
+    assert anthropic.decode(body, TARGET).usage.reasoning_tokens == 5
+
+
+def test_a_block_that_begins_where_another_never_ended_loses_nothing() -> None:
+    """The other one has ended then; what waited behind it comes."""
+    stream = anthropic.Stream(TARGET)
+    events = stream.feed(
+        [
+            START,
+            begun(0, "server_tool_use", id="s", name="n", input={}),
+            begun(0, "text", text=""),
+            grown(0, "text_delta", text="Hi"),
+        ]
+    )
+    events += stream.feed([FINISH, STOP]) + stream.end()
+    parts = fold(events).candidates[0].message.parts
+    assert [part.WhichOneof("content") for part in parts] == ["provider_item", "text"]
+
+
+def test_a_broken_block_is_refused_when_it_begins() -> None:
+    """So that an interrupted stream can always be closed, whatever waits."""
+    stream = anthropic.Stream(TARGET)
+    stream.feed([START, begun(0, "server_tool_use", id="s", name="n", input={})])
+    with pytest.raises(ProviderProtocolError):
+        stream.feed([begun(1, "text", text=7)])
+    events = [
+        begun(1, "thinking"),
+        grown(1, "thinking_delta", thinking="Hm"),
+        grown(1, "signature_delta", signature=[]),
+    ]
+    assert stream.feed(events) == []
+    check_invariants(stream.interrupt(pb.FINISH_REASON_ERROR), partial=True)
 
 
 @pytest.mark.parametrize(

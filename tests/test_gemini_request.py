@@ -440,6 +440,13 @@ def test_embeddings_are_a_batch_at_gemini_and_by_the_model_at_vertex() -> None:
         vertex.encode_embed(request, request.inputs, target("gemini-embedding-2", "vertex"))
 
 
+def test_an_end_user_is_told_of_once_whatever_the_number_of_inputs() -> None:
+    """Google has no field for it."""
+    request = pb.EmbedRequest(inputs=[pb.EmbedInput(text="a"), pb.EmbedInput(text="b")], end_user_id="u")
+    call = gemini.encode_embed(request, request.inputs, target())
+    assert [warning.field for warning in call.warnings] == ["end_user_id"]
+
+
 def test_token_ids_are_refused() -> None:
     """Google embeds text and media."""
     request = pb.EmbedRequest(inputs=[pb.EmbedInput(token_ids=pb.TokenIds(values=[1]))])

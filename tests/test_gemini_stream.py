@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.genai import types as google_types
 from headgate import v1 as pb
 from hypothesis import given, settings, strategies as st
 
@@ -40,58 +41,15 @@ TARGET = Target(provider="gemini", model="gemini-9", host=HOSTS["gemini"], issue
 
 Json = dict[str, Any]
 
-MEMBERS = [
-    "candidates",
-    "content",
-    "parts",
-    "text",
-    "thought",
-    "thoughtSignature",
-    "functionCall",
-    "args",
-    "partialArgs",
-    "jsonPath",
-    "stringValue",
-    "willContinue",
-    "inlineData",
-    "data",
-    "mimeType",
-    "index",
-    "groundingMetadata",
-    "groundingChunks",
-    "groundingSupports",
-    "segment",
-    "startIndex",
-    "endIndex",
-    "groundingChunkIndices",
-    "citationMetadata",
-    "citations",
-    "uri",
-    "usageMetadata",
-    "promptTokenCount",
-    "promptTokensDetails",
-    "modality",
-    "tokenCount",
-    "finishReason",
-    "web",
-    "promptFeedback",
-    "blockReason",
-    "logprobsResult",
-    "chosenCandidates",
-    "topCandidates",
-    "error",
-    "code",
-    "status",
-    "details",
-    "reason",
-    "@type",
-    "embeddings",
-    "embedding",
-    "values",
-    "predictions",
-    "statistics",
-    "token_count",
-]
+MEMBERS = sorted(
+    {"candidates", "content", "parts", "text", "thought", "thoughtSignature", "functionCall", "args", "partialArgs"}
+    | {"jsonPath", "stringValue", "willContinue", "inlineData", "data", "mimeType", "index", "finishReason", "web"}
+    | {"groundingMetadata", "groundingChunks", "groundingSupports", "groundingChunkIndices", "segment", "startIndex"}
+    | {"endIndex", "citationMetadata", "citations", "uri", "usageMetadata", "promptTokenCount", "promptTokensDetails"}
+    | {"modality", "tokenCount", "promptFeedback", "blockReason", "logprobsResult", "chosenCandidates", "error"}
+    | {"topCandidates", "code", "status", "details", "reason", "@type", "embeddings", "embedding", "values"}
+    | {"predictions", "statistics", "token_count"}
+)
 
 
 def streamed(body: bytes, cuts: Iterable[int]) -> list[pb.StreamGenerateResponse]:
@@ -127,7 +85,7 @@ def test_a_stream_folds_to_the_unary_answer(file: Path) -> None:
     """The stream of a wire file amounts to the answer beside it, in one piece and byte by byte."""
     body = file.read_bytes()
     unary = gemini.decode(file.with_suffix(".json").read_bytes(), TARGET)
-    for cuts in ([], range(1, len(body))):
+    for cuts in (range(0), range(1, len(body))):
         events = streamed(body, cuts)
         check_invariants(events)
         assert canonical(fold(events)) == canonical(unary)
@@ -154,7 +112,9 @@ others = st.sampled_from(
         {"functionCall": {}},
         {"inlineData": {"mimeType": "image/png", "data": "aW1hZ2U="}},
         {"executableCode": {"code": "1"}},
+        {"text": "said", "speechMetadata": {"speaker": "a"}},
         {"thought": True},
+        {"partMetadata": {"a": 1}},
         {},
     ]
 )
@@ -223,18 +183,25 @@ odd_answers = json_values | st.fixed_dictionaries(
 )
 
 
+def read_to_its_end(events: Sequence[Event]) -> None:
+    """Reads a stream as the gateway does: what fails is interrupted."""
+    stream = gemini.Stream(TARGET)
+    try:
+        stream.feed(events)
+        stream.end()
+    except GatewayError:
+        stream.interrupt(pb.FINISH_REASON_ERROR)
+
+
 @settings(max_examples=300)
 @given(odd_answers)
 def test_no_json_makes_the_adapter_raise_anything_but_a_gateway_error(value: object) -> None:
     """Whatever shape an answer, a chunk, an error or a matrix has, it is read or refused."""
     body = json.dumps(value).encode()
-    stream = gemini.Stream(TARGET)
     for attempt in (
         lambda: gemini.decode(body, TARGET),
         lambda: gemini.decode_embed(body, 1, TARGET),
-        lambda: stream.feed([event(body), event(body)]),
-        lambda: stream.end(),
-        lambda: stream.interrupt(pb.FINISH_REASON_ERROR),
+        lambda: read_to_its_end([event(body), event(body)]),
         lambda: gemini.error(429, {"retry-after": "soon"}, body, TARGET),
     ):
         with suppress(GatewayError):
@@ -253,6 +220,17 @@ def test_no_bytes_make_the_adapter_raise_anything_but_a_gateway_error(body: byte
     ):
         with suppress(GatewayError):
             attempt()
+
+
+@pytest.mark.parametrize("file", STREAMS, ids=lambda file: file.stem)
+def test_what_our_wire_files_answer_is_what_the_vendor_s_package_reads(file: Path) -> None:
+    """google-genai, which forbids members that it does not know, accepts whole answers and chunks."""
+    text = file.read_text()
+    lines = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data:")]
+    chunks = [json.loads(line) for line in lines] or json.loads(text)
+    for body in (*chunks, json.loads(file.with_suffix(".json").read_text())):
+        body.get("usageMetadata", {}).pop("serviceTier", None)  # newer than the package
+        google_types.GenerateContentResponse.model_validate(body)
 
 
 def test_sources_stand_on_the_code_points_of_their_part() -> None:
@@ -287,6 +265,20 @@ def test_signed_parts_stand_alone_and_keep_their_place() -> None:
         ("Bäume 🌳🌳", b""),
         ("", b"c2lnbmVkIGVuZA=="),
     ]
+
+
+def test_what_stands_beside_a_part_goes_back_with_it() -> None:
+    """Unknown members of a text, and the thought flag of a draft; the text itself stays text."""
+    found = {"parts": [{"text": "said", "speechMetadata": {"speaker": "a"}}]}
+    answer = gemini.decode(json.dumps({"candidates": [{"content": found}]}).encode(), TARGET)
+    draft, *_ = answer_in("generated-media").candidates[0].message.parts
+    for part, sent in (
+        (answer.candidates[0].message.parts[0], found["parts"][0]),
+        (draft, {"inlineData": {"mimeType": "image/png", "data": "ZHJhZnQ="}, "thought": True}),
+    ):
+        request = pb.GenerateRequest(messages=[pb.Message(role=pb.ROLE_ASSISTANT, parts=[part])])
+        body = json.loads(gemini.encode(request, TARGET, stream=False).body)
+        assert body["contents"][0]["parts"] == [sent]
 
 
 def test_calls_without_ids_get_ids_and_the_vendor_s_are_kept() -> None:

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 from headgate import v1 as pb
 from jsonschema import Draft202012Validator
+from openai.types.responses import ToolParam
+from openai.types.responses.response_input_param import ResponseInputParam
+from pydantic import TypeAdapter, ValidationError
 
 from headgate_server.providers import openai_responses
 from headgate_server.providers.hosts import Quirks
@@ -66,6 +69,23 @@ def test_requests_are_as_valid_as_the_recorded_ones() -> None:
                 wrong.append((recording.id, next(validator.iter_errors(sent))))
     assert not wrong
     assert checked > 150
+
+
+def test_the_vendor_s_own_types_accept_what_they_accept_as_recorded() -> None:
+    """OpenAI's Python package, where its types describe the recorded request at all."""
+    items, tools = TypeAdapter(ResponseInputParam), TypeAdapter(list[ToolParam])
+
+    def accepts(body: Json) -> bool:
+        try:
+            items.validate_python(body["input"] if isinstance(body.get("input"), list) else [])
+            tools.validate_python([{"strict": None, **tool} for tool in body.get("tools", [])])
+        except ValidationError:
+            return False
+        return True
+
+    accepted = [recording for recording in readable() if accepts(recording.request)]
+    assert len(accepted) > 200
+    assert [recording.id for recording in accepted if not accepts(encoded(recording)[0])] == []
 
 
 def test_reasoning_is_asked_for_in_encrypted_form_where_models_reason() -> None:

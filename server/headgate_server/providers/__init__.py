@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ADAPTERS = {
     "gemini": "headgate_server.providers.gemini",
+    "cohere": "headgate_server.providers.cohere",
     "anthropic": "headgate_server.providers.anthropic",
     "openai": "headgate_server.providers.openai",
     "openai-responses": "headgate_server.providers.openai_responses",

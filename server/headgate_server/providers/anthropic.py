@@ -35,7 +35,8 @@ DEFAULT_MAX_TOKENS = 32_000
 ROOM_TO_ANSWER = 4096
 # Models before Claude 4.6 take a budget only; https://platform.claude.com/docs/en/build-with-claude/adaptive-thinking.
 NEEDS_BUDGET = re.compile(r"claude-(3-.*|(opus|sonnet|haiku)-4(-[015])?([-@]\d{8})?)")
-DEFAULT_BUDGET = 4096
+LEAST_BUDGET = 1024
+MOST_DEFAULT_BUDGET = 4096
 LEAST_EFFORT = "low"
 MOST_TEMPERATURE = 1.0
 BETA = re.compile(r"[\w.-]+", re.ASCII)
@@ -59,7 +60,7 @@ def encode(request: pb.GenerateRequest, target: Target, *, stream: bool) -> Http
     config = request.config
     _tell_of_missing_settings(request, losses)
     system, messages = writer.conversation(request.messages)
-    thinking = _thinking(request.reasoning, target, losses)
+    thinking = _thinking(request, target, losses)
     body: JsonObject = {
         "model": target.model,
         "max_tokens": _max_tokens(config, thinking, losses),
@@ -135,8 +136,9 @@ def _temperature(config: pb.GenerationConfig, losses: Losses) -> float | None:
     return min(config.temperature, MOST_TEMPERATURE)
 
 
-def _thinking(config: pb.ReasoningConfig, target: Target, losses: Losses) -> JsonObject | None:
+def _thinking(request: pb.GenerateRequest, target: Target, losses: Losses) -> JsonObject | None:
     """Whether to think, and how much of it is shown; how hard is said in output_config."""
+    config = request.reasoning
     budget = config.budget_tokens if config.HasField("budget_tokens") else None
     if config.effort == "none" or budget == 0 or (config.HasField("enabled") and not config.enabled):
         return {"type": "disabled"}
@@ -148,8 +150,8 @@ def _thinking(config: pb.ReasoningConfig, target: Target, losses: Losses) -> Jso
             losses.setting("reasoning.visibility", "this provider takes it only beside enabled or budget_tokens")
         return None
     elif NEEDS_BUDGET.fullmatch(target.model):
-        losses.default("reasoning.budget_tokens", f"this model demands a budget: {DEFAULT_BUDGET} was sent")
-        thinking = {"type": "enabled", "budget_tokens": DEFAULT_BUDGET}
+        thinking = {"type": "enabled", "budget_tokens": _default_budget(request.config)}
+        losses.default("reasoning.budget_tokens", f"this model demands one: {thinking['budget_tokens']} was sent")
     else:
         thinking = {"type": "adaptive"}
     match config.visibility:
@@ -158,6 +160,12 @@ def _thinking(config: pb.ReasoningConfig, target: Target, losses: Losses) -> Jso
         case pb.REASONING_VISIBILITY_SUMMARY | pb.REASONING_VISIBILITY_FULL:
             thinking["display"] = "summarized"
     return thinking
+
+
+def _default_budget(config: pb.GenerationConfig) -> int:
+    """Half of the limit, which includes thinking, between the vendor's least and our most."""
+    limit = config.max_output_tokens or DEFAULT_MAX_TOKENS
+    return max(LEAST_BUDGET, min(MOST_DEFAULT_BUDGET, limit // 2))
 
 
 def _output_config(request: pb.GenerateRequest, losses: Losses) -> JsonObject | None:
@@ -190,7 +198,7 @@ def _tools(request: pb.GenerateRequest, target: Target, writer: MessageWriter) -
     return [
         _tool(tool, f"tools[{number}]", target, writer)
         for number, tool in enumerate(request.tools)
-        if sends_all or not choice.allowed_tools or _handle(tool) in choice.allowed_tools
+        if sends_all or _handle(tool) in choice.allowed_tools
     ] or None
 
 

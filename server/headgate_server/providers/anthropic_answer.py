@@ -61,8 +61,8 @@ def decode(body: bytes, target: Target) -> pb.GenerateResponse:
     content = answer.get("content")
     if not isinstance(content, list):
         raise ProviderProtocolError("the provider answered without content")
-    arguments = _arguments_as_written(body, content)
-    parts = [block_part(block, target.issuer, text) for block, text in zip(content, arguments, strict=True)]
+    inputs = _inputs_as_written(body, content)
+    parts = [block_part(block, target.issuer, arguments) for block, arguments in zip(content, inputs, strict=True)]
     reported = mapping(answer.get("usage"))
     response = pb.GenerateResponse(
         candidates=[pb.Candidate(message=pb.Message(role=pb.ROLE_ASSISTANT, parts=parts), finish=finish(answer))],
@@ -125,10 +125,14 @@ def _signed(part: pb.Part, signature: str, issuer: str) -> pb.Part:
     return part
 
 
-def _arguments_as_written(body: bytes, content: list[Any]) -> list[str]:
+def _inputs_as_written(body: bytes, content: list[Any]) -> list[str]:
     """The tool inputs byte for byte, where the body can be read that way."""
     try:
         written = [bytes(block.input).decode() for block in _inputs.decode(body).content]
     except (msgspec.DecodeError, RecursionError, ValueError):
         written = [""] * len(content)
-    return [text or text_of(mapping(mapping(block).get("input"))) for text, block in zip(written, content, strict=True)]
+    found = [mapping(block).get("input") for block in content]
+    return [
+        (as_written or text_of(value)) if isinstance(value, dict) else "{}"
+        for as_written, value in zip(written, found, strict=True)
+    ]

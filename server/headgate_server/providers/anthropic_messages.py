@@ -80,13 +80,14 @@ class MessageWriter:
         for index in range(first, len(messages)):
             message, path = messages[index], f"messages[{index}]"
             self._tell_of_name(message, path)
-            blocks = list(self._blocks(message, path))
-            follows_results = index > first and messages[index - 1].role == pb.ROLE_TOOL
-            if message.role == pb.ROLE_TOOL and follows_results:
+            blocks = self._blocks(message, path)
+            if turns and message.role == messages[index - 1].role == pb.ROLE_TOOL:
                 # The results of parallel calls belong in one turn.
                 turns[-1]["content"] += blocks
-            else:
+            elif blocks or message.provider_metadata:
                 turns.append({"role": self._role(messages, index, path), "content": blocks})
+            else:
+                continue
             self.merge(turns[-1], message.provider_metadata, f"{path}.provider_metadata")
         for turn in turns:
             turn["content"] = _plain(turn["content"])
@@ -124,10 +125,10 @@ class MessageWriter:
     def _written(self, parts: Iterable[tuple[pb.Part, str]], role: pb.Role.ValueType) -> Iterator[JsonObject]:
         for part, path in parts:
             block = self._block(part, path, role)
+            if part.HasField("cache_breakpoint"):
+                self._mark(block, part.cache_breakpoint, f"{path}.cache_breakpoint")
             if block is None:
                 continue
-            if part.HasField("cache_breakpoint"):
-                block |= self._part_cache_control(part, block, f"{path}.cache_breakpoint")
             self.merge(block, part.provider_metadata, f"{path}.provider_metadata")
             self._tell_of_opaque_state(part, path)
             yield block
@@ -205,13 +206,12 @@ class MessageWriter:
                 return None
             case _:
                 raise unsupported(f"{path}.kind", "this provider has no such tool calls")
-        block: JsonObject = {
+        return {
             "type": "tool_use",
             "id": self._call_id(call.id),
             "name": call.name,
             "input": self._input(call.arguments or "{}", f"{path}.arguments"),
         }
-        return block
 
     def _input(self, arguments: str, path: str) -> object:
         try:
@@ -286,11 +286,11 @@ class MessageWriter:
             self._losses.setting(f"{path}.mime_type", f"this provider knows only {PLAIN_TEXT}, which was sent")
         return {"type": "text", "media_type": PLAIN_TEXT, "data": text}
 
-    def _part_cache_control(self, part: pb.Part, block: JsonObject, field: str) -> JsonObject:
-        if block["type"] in ("thinking", "redacted_thinking"):
-            self._losses.setting(field, "this provider cannot end a cached prefix at thinking")
-            return {}
-        return self.cache_control(part.cache_breakpoint, field)
+    def _mark(self, block: JsonObject | None, breakpoint: pb.CacheBreakpoint, field: str) -> None:
+        if block is None or block.get("type") in ("thinking", "redacted_thinking"):
+            self._losses.setting(field, "this provider cannot end a cached prefix here")
+        else:
+            block |= self.cache_control(breakpoint, field)
 
     def _tell_of_opaque_state(self, part: pb.Part, path: str) -> None:
         if part.signature and not part.HasField("reasoning"):

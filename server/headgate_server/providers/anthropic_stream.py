@@ -97,6 +97,8 @@ class Stream:
 
     def _begin(self, event: JsonObject) -> None:
         block = _Block(mapping(event.get("content_block")), self._assembly, self._issuer)
+        if unfinished := self._blocks.get(_index(event)):
+            unfinished.stop()
         self._blocks[_index(event)] = block
         self._waiting.append(block)
         self._open_ready()
@@ -131,6 +133,7 @@ class _Block:
         self._issuer = issuer
         self._grows = found.get("type") in GROWING
         self._stopped = False
+        self._opening = wire.block_part(found, issuer, "")
         self._part: OpenPart | None = None
         self._pieces: list[str] = []
         self._citations: list[pb.Citation] = []
@@ -146,17 +149,15 @@ class _Block:
 
     def grow(self, delta: JsonObject) -> None:
         """Reads one delta. Of an unknown one the members are taken over, as the vendor's own package does."""
-        if self._stopped:
-            return
         match delta.get("type"):
-            case "text_delta":
+            case "text_delta" if self._grows:
                 self._pieces.append(text(delta.get("text")))
-            case "thinking_delta":
+            case "thinking_delta" if self._grows:
                 self._pieces.append(text(delta.get("thinking")))
             case "input_json_delta":
                 self._pieces.append(text(delta.get("partial_json")))
                 self._input = ""
-            case "citations_delta":
+            case "citations_delta" if self._grows:
                 self._citations.append(citations.read(mapping(delta.get("citation"))))
             case _:
                 self._late |= extras(delta, DELTA_FIELDS)
@@ -165,18 +166,20 @@ class _Block:
     def stop(self) -> None:
         """The block has ended. Some hosts do not stream a call's input, but begin the block with all of it."""
         self._stopped = True
-        if self._input and self._found.get("type") == "tool_use":
+        if not self._grows:
+            self._opening = wire.block_part(self._whole(), self._issuer, "")
+        elif self._input and self._opening.HasField("tool_call"):
             self._pieces.append(self._input)
         self._pass_on()
 
     def open(self) -> None:
         """Opens the part, with everything that came while others were before it."""
         candidate = self._assembly.candidate(0)
-        if not self._grows:
-            self._assembly.add(candidate, wire.block_part(self._whole(), self._issuer, "{}"))
-            return
-        self._part = self._assembly.open(candidate, wire.block_part(self._found, self._issuer, ""))
-        self._pass_on()
+        if self._grows:
+            self._part = self._assembly.open(candidate, self._opening)
+            self._pass_on()
+        else:
+            self._assembly.add(candidate, self._opening)
 
     def _pass_on(self) -> None:
         """Passes on what came, if the part is open; closes it after the block's end."""
@@ -197,7 +200,7 @@ class _Block:
 
     def _amend(self, part: OpenPart) -> None:
         """What came after the block's beginning: the signature, and members that are unknown here."""
-        if signature := text(self._late.get("signature")):
+        if signature := label(self._late.get("signature")):
             part.closing.signature = signature.encode()
             part.closing.issuer = self._issuer
         known = wire.BLOCK_FIELDS[self._found["type"]]

@@ -64,7 +64,7 @@ CANDIDATE_EXTRAS = frozenset(
         "urlContextMetadata",
     )
 )
-SIGNED_TEXT_FIELDS = frozenset(("text", "thought", "thoughtSignature"))
+PART_FIELDS = frozenset(("text", "thought", "thoughtSignature", "functionCall", "inlineData", "fileData"))
 CALL_FIELDS = frozenset(("id", "name", "args", "partialArgs", "willContinue"))
 BLOB_FIELDS = frozenset(("data", "mimeType"))
 FILE_FIELDS = frozenset(("fileUri", "mimeType"))
@@ -165,47 +165,45 @@ def new_text(kind: str) -> pb.Part:
 def read_part(part: JsonObject, target: Target) -> Iterator[pb.Part]:
     """A part that stands alone; none when it says nothing."""
     signature = text(part.get("thoughtSignature"))
-    read = pb.Part(signature=signature.encode(), issuer=target.issuer if signature else "")
-    beside = extras(part, SIGNED_TEXT_FIELDS)
-    match part:
-        case {"functionCall": dict(call)}:
-            read.tool_call.CopyFrom(_tool_call(call))
-            beside.pop("functionCall", None)
-        case {"inlineData": dict(blob)}:
-            read.media.CopyFrom(_media(label(blob.get("mimeType")), extras(blob, BLOB_FIELDS)))
-            read.media.data = decode_base64(blob.get("data"))
-            beside.pop("inlineData", None)
-        case {"fileData": dict(file)}:
-            read.media.CopyFrom(_media(label(file.get("mimeType")), extras(file, FILE_FIELDS)))
-            read.media.uri = text(file.get("fileUri"))
-            beside.pop("fileData", None)
-        case {"text": words} if not extras(part, BESIDE_FIELDS | {"text"}):
-            _write_text(read, part, text(words))
-        case _:
-            if member := next((name for name in part if name not in BESIDE_FIELDS), ""):
-                whole = {name: value for name, value in part.items() if name != "thoughtSignature"}
-                read.provider_item.CopyFrom(pb.ProviderItem(type=member, json=text_of(whole)))
-                read.issuer = target.issuer
-                beside.clear()
-            elif part.get("thought") is True:
-                read.reasoning.kind = pb.REASONING_KIND_OPAQUE
-            elif signature or beside:
-                read.text = ""
-            else:
-                return
-    if part.get("thought") is True and read.WhichOneof("content") in ("media", "tool_call"):
-        beside["thought"] = True  # the draft of an image, say
-    if read.media.provider_json or read.tool_call.provider_json:
+    read = _content(part)
+    if read is None and not signature:
+        return
+    if read is None:
+        read = pb.Part(text="")
+    read.signature = signature.encode()
+    if signature or read.HasField("provider_item") or read.media.provider_json or read.tool_call.provider_json:
         read.issuer = target.issuer
-    read.provider_metadata.update(metadata(beside, target.issuer))
+    if not read.HasField("provider_item"):
+        beside = extras(part, PART_FIELDS)
+        if part.get("thought") is True and read.WhichOneof("content") in ("media", "tool_call"):
+            beside["thought"] = True  # the draft of an image, say
+        read.provider_metadata.update(metadata(beside, target.issuer))
     yield read
 
 
-def _write_text(read: pb.Part, part: JsonObject, words: str) -> None:
-    if text_kind(part) == "text":
-        read.text = words
-    else:
-        read.reasoning.CopyFrom(pb.Reasoning(text=words, kind=pb.REASONING_KIND_SUMMARY))
+def _content(part: JsonObject) -> pb.Part | None:
+    """What the part holds; a kind that the contract does not model is kept verbatim, without its signature."""
+    match part:
+        case {"functionCall": dict(call)}:
+            return pb.Part(tool_call=_tool_call(call))
+        case {"inlineData": dict(blob)}:
+            media = _media(blob, BLOB_FIELDS)
+            media.data = decode_base64(blob.get("data"))
+            return pb.Part(media=media)
+        case {"fileData": dict(file)}:
+            media = _media(file, FILE_FIELDS)
+            media.uri = text(file.get("fileUri"))
+            return pb.Part(media=media)
+        case {"text": words} if text_kind(part) == "text":
+            return pb.Part(text=text(words))
+        case {"text": words}:
+            return pb.Part(reasoning=pb.Reasoning(text=text(words), kind=pb.REASONING_KIND_SUMMARY))
+    if member := next((name for name in part if name not in BESIDE_FIELDS), ""):
+        whole = {name: value for name, value in part.items() if name != "thoughtSignature"}
+        return pb.Part(provider_item=pb.ProviderItem(type=member, json=text_of(whole)))
+    if part.get("thought") is True:
+        return pb.Part(reasoning=pb.Reasoning(kind=pb.REASONING_KIND_OPAQUE))
+    return None
 
 
 def _tool_call(call: JsonObject) -> pb.ToolCall:
@@ -219,8 +217,9 @@ def _tool_call(call: JsonObject) -> pb.ToolCall:
     )
 
 
-def _media(mime_type: str, more: JsonObject) -> pb.Media:
-    media = pb.Media(mime_type=mime_type, provider_json=text_of(more) if more else "")
+def _media(found: JsonObject, modelled: frozenset[str]) -> pb.Media:
+    more = extras(found, modelled)
+    media = pb.Media(mime_type=label(found.get("mimeType")), provider_json=text_of(more) if more else "")
     media.kind = media_kind(media)
     return media
 

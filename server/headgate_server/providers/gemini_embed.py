@@ -44,6 +44,7 @@ def encode_embed(request: pb.EmbedRequest, inputs: Sequence[pb.EmbedInput], targ
             for number, item in enumerate(inputs)
         ]
     }
+    tell_of_end_user(request, losses)
     return HttpCall(f"/{quote(name)}:batchEmbedContents", dumps(body), warnings=losses.warnings)
 
 
@@ -56,17 +57,21 @@ def embed_content(
         written["taskType"] = task_type(request.task_type)
     if request.HasField("dimensions"):
         written["outputDimensionality"] = request.dimensions
-    return with_options(written, request, target, losses)
+    return with_options(written, request, target)
 
 
-def with_options(written: JsonObject, request: pb.EmbedRequest, target: Target, losses: Losses) -> JsonObject:
+def with_options(written: JsonObject, request: pb.EmbedRequest, target: Target) -> JsonObject:
     """The request with the caller's provider_options merged in last."""
-    if request.end_user_id:
-        losses.setting("end_user_id", "this provider has no such setting")
     if target.issuer in request.provider_options:
         field = f'provider_options["{target.issuer}"]'
         merge_patch(written, caller_object(request.provider_options[target.issuer], field))
     return written
+
+
+def tell_of_end_user(request: pb.EmbedRequest, losses: Losses) -> None:
+    """Google has no field for the end user."""
+    if request.end_user_id:
+        losses.setting("end_user_id", "this provider has no such setting")
 
 
 def task_type(word: str) -> str:

@@ -320,6 +320,13 @@ HOSTS: dict[str, Host] = {
         ),
         Host(
             "cohere",
+            "cohere",
+            "https://api.cohere.com/v2",
+            "CO_API_KEY",
+            quirks=Quirks(embed_batch=96),
+        ),
+        Host(
+            "cohere-compatible",
             "openai",
             "https://api.cohere.ai/compatibility/v1",
             "COHERE_API_KEY",

@@ -238,6 +238,7 @@ def _arguments(item: JsonObject) -> str:
 
 
 def _image(item: JsonObject, issuer: str) -> pb.Part:
+    """A generated image as media, which every caller understands; ItemWriter makes the vendor's item of it again."""
     form = text(item.get("output_format")) or "png"
     media = pb.Media(kind=pb.MEDIA_KIND_IMAGE, mime_type=f"image/{form}", data=decode_base64(item.get("result")))
     return pb.Part(media=media, provider_metadata=metadata(extras(item, IMAGE_FIELDS), issuer))

@@ -168,6 +168,8 @@ class Stream:
         item_id = text(event.get("item_id")) or text(mapping(event.get("item")).get("id"))
         index = count(event.get("output_index"))
         item = self._known(index, item_id)
+        if item is None and index is None and not item_id and self._items:
+            item = self._items[-1]
         if item is None:
             item = _Item(index, item_id)
             self._items.append(item)
@@ -175,9 +177,16 @@ class Stream:
 
     def _known(self, index: int | None, item_id: str) -> _Item | None:
         for item in reversed(self._items):
-            if item.index == index if index is not None and item.index is not None else item.id == item_id:
+            if index is not None and item.index == index:
+                return item
+            if item_id and item.id == item_id and (index is None or item.index is None):
                 return item
         return None
+
+    def _nameless(self, position: int) -> _Item | None:
+        """The item of that position where the host gave it neither place nor id."""
+        found = self._items[position : position + 1]
+        return found[0] if found and found[0].index is None and not found[0].id else None
 
     def _settle(self, item: _Item, found: JsonObject) -> None:
         """The item is done: what has not been said of it is said, and its parts are closed."""
@@ -193,6 +202,7 @@ class Stream:
                 self._complete(said, part)
         for said in item.said.values():
             self._assembly.close(said.part)
+        item.said.clear()
 
     def _complete(self, said: _Said, whole: pb.Part) -> None:
         if said.content != whole.WhichOneof("content"):
@@ -218,7 +228,7 @@ class Stream:
         self._identify(response)
         for index, found in enumerate(objects(response.get("output"))):
             item_id = text(found.get("id"))
-            item = next((item for item in self._items if item.id == item_id), None) or self._known(index, item_id)
+            item = self._known(None, item_id) or self._known(index, item_id) or self._nameless(index)
             if item is None:
                 item = _Item(index, item_id)
                 self._items.append(item)

@@ -16,7 +16,13 @@ from headgate_server.json_codec import JsonObject, dumps
 from headgate_server.providers import gemini
 from headgate_server.providers.base import HttpCall, Target
 from headgate_server.providers.gemini import CAPABILITIES, Stream, decode, error, headers
-from headgate_server.providers.gemini_embed import decode_embed, embed_content, task_type, with_options
+from headgate_server.providers.gemini_embed import (
+    decode_embed,
+    embed_content,
+    task_type,
+    tell_of_end_user,
+    with_options,
+)
 from headgate_server.providers.losses import Losses, unsupported
 
 __all__ = [
@@ -52,8 +58,9 @@ def encode_embed(request: pb.EmbedRequest, inputs: Sequence[pb.EmbedInput], targ
         UnsupportedParameter: an input is something that the model does not embed, or there are too many.
     """
     losses = Losses(request.routing.unsupported_policy)
+    tell_of_end_user(request, losses)
     if target.model.startswith(PREDICT_MODELS):
-        body = _predict(request, inputs, target, losses)
+        body = _predict(request, inputs, target)
         return HttpCall(f"{_model_path(target)}:predict", dumps(body), warnings=losses.warnings)
     if len(inputs) != 1:
         raise unsupported("inputs", "this provider embeds one at a time: leave quirks.embed_batch at 1")
@@ -61,7 +68,7 @@ def encode_embed(request: pb.EmbedRequest, inputs: Sequence[pb.EmbedInput], targ
     return HttpCall(f"{_model_path(target)}:embedContent", dumps(body), warnings=losses.warnings)
 
 
-def _predict(request: pb.EmbedRequest, inputs: Sequence[pb.EmbedInput], target: Target, losses: Losses) -> JsonObject:
+def _predict(request: pb.EmbedRequest, inputs: Sequence[pb.EmbedInput], target: Target) -> JsonObject:
     instances: list[JsonObject] = []
     for number, item in enumerate(inputs):
         if not item.HasField("text"):
@@ -73,7 +80,7 @@ def _predict(request: pb.EmbedRequest, inputs: Sequence[pb.EmbedInput], target: 
     body: JsonObject = {"instances": instances}
     if request.HasField("dimensions"):
         body["parameters"] = {"outputDimensionality": request.dimensions}
-    return with_options(body, request, target, losses)
+    return with_options(body, request, target)
 
 
 def _model_path(target: Target) -> str:
