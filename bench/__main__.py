@@ -38,7 +38,7 @@ class Bench:
         self.load = (
             Load(vendor, seconds=seconds or 1.5, warmup=0.4, tries=1)
             if quick
-            else Load(vendor, seconds=seconds or 3, warmup=1, tries=3)
+            else Load(vendor, seconds=seconds or 3, warmup=1, tries=2)
         )
         self._core = core
         self._directory = directory

@@ -220,10 +220,11 @@ def test_no_json_makes_the_adapter_raise_anything_but_a_gateway_error(message: o
     with suppress(GatewayError):
         anthropic.decode(body, TARGET)
     stream = anthropic.Stream(TARGET)
+    events: list[pb.StreamGenerateResponse] = []
     with suppress(GatewayError):
         for one in (*found, message):
-            stream.feed([Event("message", json.dumps(one).encode())])
-    check_invariants(stream.interrupt(pb.FINISH_REASON_ERROR), partial=True)
+            events += stream.feed([Event("message", json.dumps(one).encode())])
+    check_invariants([*events, *stream.interrupt(pb.FINISH_REASON_ERROR)], partial=True)
     with suppress(GatewayError):
         streamed(b"".join(b"data: " + json.dumps(one).encode() + b"\n\n" for one in found))
 

@@ -15,7 +15,7 @@ from headgate import v1 as pb
 from headgate_server.json_codec import JsonObject, caller_object, text_of
 from headgate_server.providers.reading import count, extras, label, mapping, objects
 
-CITATION_FIELDS = frozenset(("start", "end", "sources", "content_index"))
+CITATION_FIELDS = frozenset(("start", "end", "sources"))
 OF_THE_PLAN = "PLAN"
 # The id that Cohere gives to a document of the request that has none.
 NUMBERED_DOCUMENT = re.compile(r"doc:(\d{1,9})", re.ASCII)
@@ -53,7 +53,7 @@ def write(citations: Sequence[pb.Citation], content_index: int | None, field: st
         for name in ("start", "end"):
             if citation.HasField(f"{name}_offset"):  # type: ignore[arg-type]  # start_offset, end_offset
                 found[name] = getattr(citation, f"{name}_offset")
-        if content_index is not None:
+        if "content_index" in found:
             found["content_index"] = content_index
         if not written or {**written[-1], "sources": None} != {**found, "sources": None}:
             written.append(found | {"sources": []})

@@ -127,7 +127,7 @@ class MessageWriter:
                     content.append(self._said(part, path))
         turn: JsonObject = {
             "role": "assistant",
-            "content": _plain(content) or None,
+            "content": _plain(content) if content else None,
             "tool_plan": "".join(plan) or None,
             "tool_calls": calls or None,
             "citations": cited or None,
