@@ -77,7 +77,7 @@ def test_a_stream_folds_to_the_whole_answer(file: Path) -> None:
     """The stream of a wire file amounts to the answer beside it, in one piece and byte by byte."""
     body = file.read_bytes()
     unary = cohere.decode(file.with_suffix(".json").read_bytes(), TARGET)
-    for cuts in ([], range(1, len(body))):
+    for cuts in ((), range(1, len(body))):
         events = streamed(body, cuts)
         check_invariants(events)
         assert canonical(fold(events)) == canonical(unary)
@@ -246,6 +246,16 @@ def test_nothing_is_delivered_before_the_first_content() -> None:
     events = stream.feed([grown(0, text="Hi")])
     assert [found.WhichOneof("event") for found in events] == ["generation_start", "part_start", "text_delta"]
     assert events[0].generation_start.provider_response_id == "msg"
+
+
+def test_events_are_read_by_their_name_where_they_do_not_repeat_it() -> None:
+    """The name of the event stands for a missing type; a delta may come without its beginning."""
+    stream = cohere.Stream(TARGET)
+    content = {"type": "text", "text": "Oh "}
+    begun = Event("content-start", json.dumps({"index": 0, "delta": {"message": {"content": content}}}).encode())
+    events = stream.feed([START, begun, grown(0, text="yes"), grown(1, thinking="no"), FINISH]) + stream.end()
+    first, second = fold(events).candidates[0].message.parts
+    assert (first.text, second.reasoning.text) == ("Oh yes", "no")
 
 
 def test_the_events_of_one_read_travel_together() -> None:

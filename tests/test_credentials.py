@@ -155,6 +155,9 @@ class Script:
         word, lifetime = step
         return Token({"authorization": f"Bearer {word}"}, time.monotonic() + lifetime)
 
+    async def close(self) -> None:
+        """Nothing is open."""
+
 
 @asynccontextmanager
 async def kept_fresh(*tokens: tuple[str, float] | ProviderError) -> AsyncIterator[tuple[RefreshedToken, Script]]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 
-from tests.tools import ROOT
-
 from headgate_server.cli import EXIT_CODES
 from headgate_server.providers.hosts import HOSTS, Host, Quirks
+from tests.tools import ROOT
 
 README = (ROOT / "README.md").read_text("utf-8")
 HEADER = "| Host | Key variable | JSON schema | Thinking | Reads | Settings that it lacks: a warning each |"

@@ -1,4 +1,4 @@
-"""Vendor tokens that must be fetched and refreshed: Google's now; Entra ID and OAuth are one TokenSource each.
+"""Vendor tokens that must be fetched and refreshed. Google's are here; those of OAuth and Entra ID in oauth.py.
 
 A request never waits for a token: a background task fetches ahead of each expiry, and `headers` answers from memory.
 """
@@ -9,6 +9,7 @@ import asyncio
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -28,6 +29,7 @@ FETCH_SECONDS = 10.0
 REFRESH_AHEAD_SECONDS = 300.0
 LONGEST_RETRY_SECONDS = 60.0
 FOREVER_SECONDS = 3600.0
+BETWEEN_REJECTIONS_SECONDS = 60.0
 
 log = structlog.stdlib.get_logger("headgate")
 
@@ -51,6 +53,14 @@ class Credential(Protocol):
         """Waits until the first token came or failed to come."""
         ...
 
+    def rejected(self) -> None:
+        """The vendor did not accept it, though it has not expired."""
+        ...
+
+    async def close(self) -> None:
+        """Closes every connection to where it comes from."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Token:
@@ -71,6 +81,10 @@ class TokenSource(Protocol):
         """
         ...
 
+    async def close(self) -> None:
+        """Closes every connection."""
+        ...
+
 
 class RefreshedToken:
     """The Credential of one provider whose token comes from `source`."""
@@ -81,6 +95,8 @@ class RefreshedToken:
         self._token: Token | None = None
         self._failure: ProviderError = ProviderUnreachable("the provider's token has not been fetched yet")
         self._tried = asyncio.Event()
+        self._wanted = asyncio.Event()
+        self._rejected_at = -BETWEEN_REJECTIONS_SECONDS
 
     def headers(self) -> Mapping[str, str]:
         """The headers that bear the token."""
@@ -89,7 +105,7 @@ class RefreshedToken:
         return self._token.headers
 
     async def keep_fresh(self) -> None:
-        """Fetches ahead of each expiry; after a failure again, ever more slowly."""
+        """Fetches ahead of each expiry, and when the vendor rejects a token; after a failure ever more slowly."""
         failures = 0
         while True:
             try:
@@ -105,11 +121,24 @@ class RefreshedToken:
                 failures = 0
                 delay = refresh_delay(self._token.expires_at - time.monotonic())
             self._tried.set()
-            await asyncio.sleep(delay)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wanted.wait(), delay)
+            self._wanted.clear()
 
     async def tried(self) -> None:
         """Waits until the first token came or failed to come."""
         await self._tried.wait()
+
+    def rejected(self, now: float | None = None) -> None:
+        """Fetches anew, at most once a minute: a vendor that rejects every token must not make a storm of them."""
+        now = time.monotonic() if now is None else now
+        if now - self._rejected_at >= BETWEEN_REJECTIONS_SECONDS:
+            self._rejected_at = now
+            self._wanted.set()
+
+    async def close(self) -> None:
+        """Closes the source."""
+        await self._source.close()
 
 
 def refresh_delay(lifetime: float) -> float:
@@ -134,6 +163,9 @@ class GoogleTokens:
     async def fetch(self) -> Token:
         """A new token, fetched in a thread, because Google's package blocks."""
         return await asyncio.to_thread(self._fetch)
+
+    async def close(self) -> None:
+        """There is nothing to close: each fetch has its own connection."""
 
     def _fetch(self) -> Token:
         from google.auth import exceptions

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
 
 from headgate_server import providers
 from headgate_server.catalog import Card, nanos_per_million
-from headgate_server.config import ModelCard, Prices, Provider
+from headgate_server.config import (
+    EntraCredential,
+    GoogleCredential,
+    ModelCard,
+    OAuthCredential,
+    Prices,
+    Provider,
+    TokenService,
+)
 from headgate_server.credentials import Credential, GoogleTokens, RefreshedToken
+from headgate_server.oauth import OAuthTokens, client_credentials, federated_credentials, managed_identity
 from headgate_server.prices import PriceList, Rates
 from headgate_server.providers.base import Adapter, Target
 from headgate_server.providers.hosts import Host
 from headgate_server.resilience.clocks import Clocks
 from headgate_server.transports.aiohttp import AiohttpTransport
-from headgate_server.transports.base import Transport
+from headgate_server.transports.base import HttpRequest, Transport
+from headgate_server.transports.connections import ClientCertificate
 from headgate_server.transports.mock import MockTransport
+
+if TYPE_CHECKING:
+    from headgate_server.transports.httpx2 import Httpx2Transport
 
 CONFIGURED_PRICES = "configuration"
 
@@ -69,11 +84,18 @@ def endpoint(name: str, provider: Provider) -> Endpoint:
 def _transport(provider: Provider) -> Transport:
     if provider.adapter == "mock":
         return MockTransport(provider.mock)
+    kind: type[AiohttpTransport | Httpx2Transport] = AiohttpTransport
     if provider.transport == "httpx2":
         from headgate_server.transports.httpx2 import Httpx2Transport  # an extra
 
-        return Httpx2Transport(provider.max_connections, ca_file=provider.ca_file, proxy=provider.proxy or "")
-    return AiohttpTransport(provider.max_connections, ca_file=provider.ca_file, proxy=provider.proxy or "")
+        kind = Httpx2Transport
+    certificate = provider.client_certificate_file
+    return kind(
+        provider.max_connections,
+        ca_file=provider.ca_file,
+        client_certificate=ClientCertificate(certificate, provider.client_key_file) if certificate else None,
+        proxy=provider.proxy or "",
+    )
 
 
 def _headers(provider: Provider, adapter: Adapter) -> dict[str, str]:
@@ -82,9 +104,49 @@ def _headers(provider: Provider, adapter: Adapter) -> dict[str, str]:
 
 
 def _credential(name: str, provider: Provider, host: Host) -> Credential | None:
-    if not providers.takes_token(provider, host):
-        return None
-    return RefreshedToken(name, GoogleTokens(provider.credential.file if provider.credential else None))
+    match provider.credential:
+        case EntraCredential() as entra:
+            return RefreshedToken(name, OAuthTokens(_asking_entra(entra), _to_token_service(entra)))
+        case OAuthCredential() as oauth:
+            return RefreshedToken(name, OAuthTokens(_asking(oauth), _to_token_service(oauth)))
+        case GoogleCredential(file=file):
+            return RefreshedToken(name, GoogleTokens(file))
+        case None if providers.token_type(provider, host) == "google":
+            return RefreshedToken(name, GoogleTokens(None))
+        case None:
+            return None
+
+
+def _asking_entra(entra: EntraCredential) -> Callable[[], HttpRequest]:
+    if entra.client_secret:
+        secret = entra.client_secret.get_secret_value()
+        return partial(client_credentials, entra.token_url, entra.client_id, secret, scope=entra.scope)
+    if file := entra.federated_token_file:
+        return partial(federated_credentials, entra.token_url, entra.client_id, file, scope=entra.scope)
+    return partial(
+        managed_identity,
+        entra.identity_endpoint,
+        scope=entra.scope,
+        client_id=entra.client_id,
+        identity_header=entra.identity_header.get_secret_value() if entra.identity_header else "",
+    )
+
+
+def _asking(oauth: OAuthCredential) -> Callable[[], HttpRequest]:
+    return partial(
+        client_credentials,
+        oauth.token_url,
+        oauth.client_id,
+        oauth.client_secret.get_secret_value(),
+        scope=oauth.scope,
+        audience=oauth.audience,
+        basic=oauth.auth_method == "client_secret_basic",
+    )
+
+
+def _to_token_service(service: TokenService) -> Transport:
+    """A connection of its own: neither a vendor's authorities and proxy nor its crowd stand in a token's way."""
+    return AiohttpTransport(1, ca_file=service.ca_file, proxy=service.proxy or "")
 
 
 def cards(name: str, provider: Provider) -> Iterator[tuple[tuple[str, str], Card]]:

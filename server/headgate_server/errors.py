@@ -34,6 +34,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 from grpc import StatusCode
@@ -228,7 +229,12 @@ class ContextLengthExceeded(ProviderRejectedRequest):
 
 
 class ContentFiltered(ProviderRejectedRequest):
-    """The vendor's content filter blocked the prompt: an outcome of the model, which the caller gets as an answer."""
+    """The vendor's content filter blocked the prompt: an outcome of the model, which the caller gets as an answer.
+
+    `provider_metadata` is what the filter found, a JSON object text by issuer, for the caller too.
+    """
+
+    provider_metadata: Mapping[str, str] = MappingProxyType({})
 
 
 class ProviderCredentialsRejected(ProviderError):

@@ -61,8 +61,7 @@ class Gateway:
                 try:
                     answer = adapter.decode(await self._upstream.fetch(http_call, attempt), target)
                 except ContentFiltered as blocked:
-                    message = pb.Message(role=pb.ROLE_ASSISTANT)
-                    answer = pb.GenerateResponse(candidates=[pb.Candidate(message=message, finish=filtered(blocked))])
+                    answer = pb.GenerateResponse(candidates=[filtered(blocked)])
                 attempt.answered(answer.usage if answer.HasField("usage") else None)
                 answer.provider = target.provider
                 answer.model = answer.model or target.model

@@ -130,19 +130,25 @@ class Generation:
         return events
 
 
-def filtered(blocked: ContentFiltered) -> pb.Finish:
-    """How a candidate ends whose prompt a vendor refused with an HTTP error: an outcome, not a failure."""
-    return pb.Finish(
-        reason=pb.FINISH_REASON_CONTENT_FILTER,
-        provider_reason=blocked.facts.get("provider_code", ""),
-        detail=blocked.message,
+def filtered(blocked: ContentFiltered) -> pb.Candidate:
+    """The candidate of a prompt that a vendor refused with an HTTP error: an outcome, not a failure."""
+    return pb.Candidate(
+        message=pb.Message(role=pb.ROLE_ASSISTANT),
+        finish=pb.Finish(
+            reason=pb.FINISH_REASON_CONTENT_FILTER,
+            provider_reason=blocked.facts.get("provider_code", ""),
+            detail=blocked.message,
+        ),
+        provider_metadata=blocked.provider_metadata,
     )
 
 
 def _filtered_events(blocked: ContentFiltered) -> list[pb.StreamGenerateResponse]:
+    candidate = filtered(blocked)
+    end = pb.CandidateEnd(finish=candidate.finish, provider_metadata=candidate.provider_metadata)
     return [
         pb.StreamGenerateResponse(generation_start=pb.GenerationStart()),
-        pb.StreamGenerateResponse(candidate_end=pb.CandidateEnd(finish=filtered(blocked))),
+        pb.StreamGenerateResponse(candidate_end=end),
         pb.StreamGenerateResponse(generation_end=pb.GenerationEnd()),
     ]
 

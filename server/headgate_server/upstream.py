@@ -46,8 +46,11 @@ class Upstream:
         """Closes every connection."""
         for task in (*self._draining, *self._refreshing):
             task.cancel()
+        await asyncio.gather(*self._refreshing, return_exceptions=True)
         for endpoint in self._endpoints.values():
             await endpoint.transport.close()
+            if endpoint.credential:
+                await endpoint.credential.close()
 
     def endpoint(self, target: Target) -> Endpoint:
         """The provider that a target is at."""
@@ -140,6 +143,8 @@ class Upstream:
                 "the provider answered with a redirect, which is never followed",
                 facts={"http_status": str(response.status)},
             )
+        if response.status == 401 and endpoint.credential:
+            endpoint.credential.rejected()
         body = await _beginning(response, attempt, MAX_ERROR_BYTES)
         raise endpoint.adapter.error(response.status, response.headers, body, attempt.target)
 

@@ -18,19 +18,23 @@ from pydantic_core import ErrorDetails
 
 from headgate_server.config.file import ConfigError, Document, Key, read
 from headgate_server.config.tree import (
+    CREDENTIALS,
     Alias,
     Auth,
     Config,
+    Credential,
+    EntraCredential,
+    OAuthCredential,
     Provider,
     Section,
     Server,
 )
 from headgate_server.config.values import is_loopback, split_address
 from headgate_server.credentials import google_extra_missing
-from headgate_server.providers import UnresolvedProvider, resolve, takes_token
+from headgate_server.providers import UnresolvedProvider, resolve, token_type
 from headgate_server.providers.hosts import HOSTS, Host, Quirks
 from headgate_server.spelling import did_you_mean
-from headgate_server.transports.connections import tls_context
+from headgate_server.transports.connections import ClientCertificate, tls_context
 
 S = TypeVar("S", bound=Section)
 
@@ -56,8 +60,8 @@ def load(path: Path | None, environment: Mapping[str, str]) -> Config:
     document = _demo(environment) if path is None else read(path, environment)
     _apply_environment(document, environment)
     folder = path.parent if path else Path()
-    _read_key_files(document, folder)
-    _find_ca_files(document, folder)
+    _read_secret_files(document, folder)
+    _find_tls_files(document, folder)
     _find_credential_files(document, folder)
     _apply_proxies(document, environment)
     config: Config | None = None
@@ -103,57 +107,109 @@ def _apply_environment(document: Document, environment: Mapping[str, str]) -> No
         document.override("telemetry", "log_format", form, "LOG_FORMAT")
 
 
-def _read_key_files(document: Document, folder: Path) -> None:
-    """Puts what each api_key_file holds into api_key."""
-    for name, provider in document.section("providers").items():
-        if not isinstance(provider, dict) or not provider.get("api_key_file"):
-            continue
-        key: Key = ("providers", name, "api_key_file")
-        if provider.get("api_key") is not None:
-            document.report(key, "must not stand beside api_key: the key comes from one place")
-            continue
-        try:
-            provider["api_key"] = (folder / str(provider["api_key_file"])).read_text("utf-8").strip() or None
-        except (OSError, ValueError) as error:
-            document.report(key, f"cannot be read: {getattr(error, 'strerror', None) or error}")
-            continue
-        if provider["api_key"] is None:
-            document.report(key, "holds no key")
+def _providers_read(document: Document) -> Iterator[tuple[Key, dict[str, Any]]]:
+    """What was read of each provider, right or wrong."""
+    for name, values in document.section("providers").items():
+        if isinstance(values, dict):
+            yield ("providers", name), values
 
 
-def _find_ca_files(document: Document, folder: Path) -> None:
-    """Makes each ca_file a path from here, and sees that it can be used."""
-    for name, provider in document.section("providers").items():
-        if not isinstance(provider, dict) or not provider.get("ca_file"):
+def _credentials_read(document: Document) -> Iterator[tuple[Key, dict[str, Any]]]:
+    """What was read of each provider's credential, right or wrong."""
+    for place, provider in _providers_read(document):
+        if isinstance(provider.get("credential"), dict):
+            yield (*place, "credential"), provider["credential"]
+
+
+def _read_secret_files(document: Document, folder: Path) -> None:
+    """Puts what each api_key_file holds into api_key, and each client_secret_file into client_secret."""
+    for place, values in _providers_read(document):
+        _read_secret(document, folder, place, values, "api_key", "key")
+    for place, values in _credentials_read(document):
+        _read_secret(document, folder, place, values, "client_secret", "secret")
+
+
+def _read_secret(document: Document, folder: Path, place: Key, values: dict[str, Any], name: str, noun: str) -> None:
+    if not values.get(f"{name}_file"):
+        return
+    key: Key = (*place, f"{name}_file")
+    if values.get(name) is not None:
+        document.report(key, f"must not stand beside {name}: the {noun} comes from one place")
+        return
+    try:
+        values[name] = (folder / str(values[f"{name}_file"])).read_text("utf-8").strip() or None
+    except (OSError, ValueError) as error:
+        document.report(key, f"cannot be read: {getattr(error, 'strerror', None) or error}")
+        return
+    if values[name] is None:
+        document.report(key, f"holds no {noun}")
+
+
+def _find_tls_files(document: Document, folder: Path) -> None:
+    """Makes each ca_file and client certificate a path from here, and sees that it can be used."""
+    for place, values in (*_providers_read(document), *_credentials_read(document)):
+        if not values.get("ca_file"):
             continue
-        provider["ca_file"] = folder / str(provider["ca_file"])
+        values["ca_file"] = folder / str(values["ca_file"])
         try:
-            tls_context(provider["ca_file"])
+            tls_context(values["ca_file"])
         except OSError as error:
             reason = "holds no certificate in PEM" if isinstance(error, SSLError) else error.strerror
-            document.report(("providers", name, "ca_file"), f"cannot be used: {reason}")
+            document.report((*place, "ca_file"), f"cannot be used: {reason}")
+    for place, values in _providers_read(document):
+        if values.get("client_certificate_file"):
+            _find_client_certificate(document, folder, place, values)
+
+
+def _find_client_certificate(document: Document, folder: Path, place: Key, values: dict[str, Any]) -> None:
+    for name in ("client_certificate_file", "client_key_file"):
+        if not values.get(name):
+            continue
+        values[name] = folder / str(values[name])
+        try:
+            values[name].read_bytes()
+        except OSError as error:
+            document.report((*place, name), f"cannot be used: {error.strerror}")
+            return
+    key_file = values.get("client_key_file")
+    try:
+        tls_context(None, ClientCertificate(values["client_certificate_file"], key_file))
+    except SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            reason = "is not the key of client_certificate_file"
+        else:
+            reason = "certificate and unencrypted private key are not both there in PEM"
+        document.report((*place, "client_key_file" if key_file else "client_certificate_file"), reason)
 
 
 def _find_credential_files(document: Document, folder: Path) -> None:
-    """Makes each credential's file a path from here, and sees that it holds a JSON object."""
-    for name, provider in document.section("providers").items():
-        credential = provider.get("credential") if isinstance(provider, dict) else None
-        if not isinstance(credential, dict) or not credential.get("file"):
-            continue
-        credential["file"] = folder / str(credential["file"])
-        key: Key = ("providers", name, "credential", "file")
-        try:
-            if not isinstance(json.loads(credential["file"].read_text("utf-8")), dict):
-                document.report(key, "is not a JSON object")
-        except (OSError, ValueError) as error:
-            document.report(key, f"cannot be read: {getattr(error, 'strerror', None) or 'it is not JSON'}")
+    """Makes the files of each credential paths from here, and sees that they can be used."""
+    for place, values in _credentials_read(document):
+        for name in ("file", "federated_token_file"):
+            if not values.get(name):
+                continue
+            values[name] = folder / str(values[name])
+            try:
+                text = values[name].read_text("utf-8")
+                if name == "file" and not isinstance(json.loads(text), dict):
+                    document.report((*place, name), "is not a JSON object")
+            except (OSError, ValueError) as error:
+                reason = f"cannot be read: {getattr(error, 'strerror', None) or 'it is not JSON'}"
+                document.report((*place, name), reason)
 
 
 def _apply_proxies(document: Document, environment: Mapping[str, str]) -> None:
     """Gives each provider without a proxy of its own the one of the environment."""
     for name, values in document.section("providers").items():
         provider = _sound(Provider, values)
-        if provider is None or provider.proxy is not None or not isinstance(values, dict):
+        if provider is None or not isinstance(values, dict):
+            continue
+        if isinstance(provider.credential, EntraCredential | OAuthCredential):
+            found = _proxy(provider.credential.token_url, environment)
+            if found and provider.credential.proxy is None:
+                key: Key = ("providers", name, "credential", "proxy")
+                values["credential"]["proxy"], document.variables[key] = found
+        if provider.proxy is not None:
             continue
         with suppress(UnresolvedProvider):
             host, _ = resolve(name, provider)
@@ -176,11 +232,17 @@ def _proxy(address: str, environment: Mapping[str, str]) -> tuple[str, str] | No
 
 def _report(document: Document, details: ErrorDetails) -> None:
     kind = details["type"]
-    key: Key = tuple(part for part in details["loc"] if part != "[key]")
+    path: Key = tuple(part for part in details["loc"] if part != "[key]")
+    key = (*path[:3], *path[4:]) if path[2:3] == ("credential",) else path  # without the type, which pydantic adds
     if kind == "too_short" and document.faulty(key):
         return  # pydantic counts only the items that are right
+    if kind == "missing" and document.faulty((*key[:-1], f"{key[-1]}_file")):
+        return  # it would have come from that file
     if kind == "extra_forbidden":
-        reason = f"is not a known key{did_you_mean(str(key[-1]), _names(key[:-1]))}"
+        reason = f"is not a known key{did_you_mean(str(path[-1]), _names(path[:-1]))}"
+    elif kind in ("union_tag_invalid", "union_tag_not_found"):
+        key = (*key, "type")
+        reason = f"must be one of {details['ctx'].get('expected_tags') or ', '.join(map(repr, CREDENTIALS))}"
     else:
         message = details["msg"].removeprefix("Value error, ")
         reason = WORDING.get(kind, message.replace("Input should be", "must be").replace("String should", "must"))
@@ -193,7 +255,9 @@ def _names(key: Key) -> list[str]:
         return [quirk.name for quirk in fields(Quirks)]
     kind: Any = Config
     for part in key:
-        if isinstance(kind, type) and issubclass(kind, Section):
+        if part in CREDENTIALS and kind is Credential:
+            kind = CREDENTIALS[part]
+        elif isinstance(kind, type) and issubclass(kind, Section):
             kind = kind.model_fields[str(part)].annotation
         else:
             kind = next(inner for inner in reversed(get_args(kind)) if inner is not ...)
@@ -233,7 +297,7 @@ def _providers(document: Document) -> Iterator[tuple[Key, str]]:
         except UnresolvedProvider as error:
             yield ("providers", name, error.field), error.reason
             continue
-        if takes_token(provider, host) and (reason := google_extra_missing()):
+        if token_type(provider, host) == "google" and (reason := google_extra_missing()):
             yield ("providers", name, "credential" if provider.credential else "adapter"), reason
         if not provider.api_key and not provider.api_key_file and _wants_key(host, provider):
             yield (

@@ -12,6 +12,7 @@ from headgate_server.config.values import (
     MIB,
     AliasName,
     ApiKey,
+    ApiVersion,
     BaseUrl,
     Count,
     CountFromZero,
@@ -27,10 +28,17 @@ from headgate_server.config.values import (
     Seconds,
     SecondsFromZero,
     Size,
+    TokenUrl,
     TransportName,
 )
 
 MASK = "********"
+
+
+def masked_password(proxy: str | None) -> str | None:
+    """The proxy's address without user and password."""
+    before, at, after = (proxy or "").rpartition("@")
+    return f"{before.partition('//')[0]}//{MASK}@{after}" if at else proxy
 
 
 class Section(BaseModel):
@@ -228,6 +236,88 @@ class GoogleCredential(Section):
     """Key of a service account, or configuration of a workload identity; by default Application Default Credentials."""
 
 
+class TokenService(Section):
+    """Where tokens are fetched."""
+
+    ca_file: Path | None = None
+    """Certificates for it to be trusted by instead of the system's, in PEM, relative to the configuration file."""
+    proxy: ProxyUrl | None = Field(default=None, repr=False)
+    """HTTP proxy on the way to it; by default what HTTPS_PROXY, HTTP_PROXY and NO_PROXY say, and "" for none."""
+
+    @field_serializer("proxy")
+    def _mask_proxy(self, proxy: str | None) -> str | None:
+        return masked_password(proxy)
+
+
+class EntraCredential(TokenService):
+    """Tokens of Microsoft Entra ID, fetched and refreshed: of an application, which has a secret or a federated token,
+    or else of the managed identity of the machine."""
+
+    type: Literal["entra"]
+    """Whose tokens."""
+    tenant_id: Annotated[str, Field(pattern=r"^[0-9A-Za-z.-]*$")] = ""
+    """The application's tenant."""
+    client_id: str = ""
+    """The application, or a user-assigned managed identity."""
+    client_secret: ApiKey | None = None
+    """The application's secret; with client_secret_file, what that file holds."""
+    client_secret_file: Path | None = None
+    """File that holds the secret, relative to the configuration file. Not together with client_secret."""
+    federated_token_file: Path | None = None
+    """File with a token that stands for the secret, read anew each time: ${AZURE_FEDERATED_TOKEN_FILE} in AKS."""
+    identity_endpoint: BaseUrl = "http://169.254.169.254/metadata/identity/oauth2/token"
+    """Where a managed identity's tokens come from: ${IDENTITY_ENDPOINT} in App Service and Container Apps."""
+    identity_header: ApiKey | None = None
+    """What that endpoint asks for: ${IDENTITY_HEADER} in App Service and Container Apps."""
+    authority: BaseUrl = "https://login.microsoftonline.com"
+    """Address of Entra ID; other clouds have others."""
+    scope: str = "https://cognitiveservices.azure.com/.default"
+    """What the token is for."""
+
+    @property
+    def token_url(self) -> str:
+        """Where an application's tokens come from; empty for a managed identity."""
+        of_application = self.client_secret or self.federated_token_file
+        return f"{self.authority}/{self.tenant_id}/oauth2/v2.0/token" if of_application else ""
+
+    @model_validator(mode="after")
+    def _one_identity(self) -> EntraCredential:
+        if self.client_secret and self.federated_token_file:
+            raise ValueError("federated_token_file is instead of client_secret, not beside it")
+        if self.token_url and not (self.tenant_id and self.client_id):
+            raise ValueError("an application needs tenant_id and client_id")
+        return self
+
+
+class OAuthCredential(TokenService):
+    """Tokens by OAuth client credentials, fetched and refreshed."""
+
+    type: Literal["oauth"]
+    """Whose tokens."""
+    token_url: TokenUrl
+    """Where they come from."""
+    client_id: Annotated[str, Field(min_length=1)]
+    """Who asks."""
+    client_secret: ApiKey
+    """The secret; with client_secret_file, what that file holds."""
+    client_secret_file: Path | None = None
+    """File that holds the secret, relative to the configuration file. Not together with client_secret."""
+    auth_method: Literal["client_secret_post", "client_secret_basic"] = "client_secret_post"
+    """Where id and secret stand: in the body, or in the authorization header."""
+    scope: str = ""
+    """Scopes to ask for, separated by spaces."""
+    audience: str = ""
+    """Audience to ask for, where the service wants one."""
+
+
+CREDENTIALS: dict[str | int, type[Section]] = {
+    "google": GoogleCredential,
+    "entra": EntraCredential,
+    "oauth": OAuthCredential,
+}
+Credential = Annotated[GoogleCredential | EntraCredential | OAuthCredential, Field(discriminator="type")]
+
+
 class Provider(Section):
     """One vendor account, or a server of your own that speaks a known wire."""
 
@@ -243,14 +333,20 @@ class Provider(Section):
     """Key for the vendor; with api_key_file, what that file holds."""
     api_key_file: Path | None = None
     """File that holds the key, relative to the configuration file. Not together with api_key."""
-    credential: GoogleCredential | None = None
+    credential: Credential | None = None
     """Tokens instead of a key; by default the host's."""
+    api_version: ApiVersion = ""
+    """Dated API of Azure, with the deployment in the path; by default its v1 API, which has no date."""
     headers: dict[HeaderName, HeaderValue] = Field(default={}, repr=False)
     """Extra headers of every request; treated as secrets."""
     transport: TransportName = "aiohttp"
     """What makes the HTTP calls: aiohttp, or httpx2, which is an extra."""
     ca_file: Path | None = None
     """Certificates to trust instead of the system's, in PEM, relative to the configuration file."""
+    client_certificate_file: Path | None = None
+    """Certificate to show to a vendor that asks for one, in PEM, relative to the configuration file."""
+    client_key_file: Path | None = None
+    """Its private key, unencrypted, in PEM; by default in the certificate's file."""
     proxy: ProxyUrl | None = Field(default=None, repr=False)
     """HTTP proxy; by default what HTTPS_PROXY, HTTP_PROXY and NO_PROXY say, and "" for none."""
     clocks: Clocks = Clocks()
@@ -280,14 +376,19 @@ class Provider(Section):
             raise ValueError("credential is instead of api_key, not beside it")
         return self
 
+    @model_validator(mode="after")
+    def _a_key_has_a_certificate(self) -> Provider:
+        if self.client_key_file and not self.client_certificate_file:
+            raise ValueError("client_key_file needs client_certificate_file")
+        return self
+
     @field_serializer("headers")
     def _mask_headers(self, headers: dict[str, str]) -> dict[str, str]:
         return dict.fromkeys(headers, MASK)
 
     @field_serializer("proxy")
     def _mask_proxy(self, proxy: str | None) -> str | None:
-        before, at, after = (proxy or "").rpartition("@")
-        return f"{before.partition('//')[0]}//{MASK}@{after}" if at else proxy
+        return masked_password(proxy)
 
 
 class TargetReference(Section):

@@ -18,6 +18,7 @@ KIB = 1024
 MIB = 1024 * KIB
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_API_VERSION = re.compile(r"[0-9a-z.-]*")
 _PROVIDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -76,6 +77,13 @@ def _base_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _token_url(text: str) -> str:
+    if not text:
+        raise ValueError("must not be empty")
+    _base_url(text)
+    return text
+
+
 def _header_name(text: str) -> str:
     if not _HEADER_NAME.fullmatch(text):
         raise ValueError("is not a header name")
@@ -93,6 +101,12 @@ def _api_key(secret: SecretStr) -> SecretStr:
     if not key or not key.isascii() or not key.isprintable():
         raise ValueError("must be printable ASCII text, and not empty")
     return secret
+
+
+def _api_version(text: str) -> str:
+    if not _API_VERSION.fullmatch(text):
+        raise ValueError("must be a version such as 2024-10-21")
+    return text
 
 
 def _installed(transport: str) -> str:
@@ -138,6 +152,8 @@ HeaderName = Annotated[str, AfterValidator(_header_name)]
 HeaderValue = Annotated[str, AfterValidator(_header_value)]
 LowerCase = BeforeValidator(_lower)
 ApiKey = Annotated[SecretStr, AfterValidator(_api_key)]
+TokenUrl = Annotated[str, AfterValidator(_token_url)]
+ApiVersion = Annotated[str, AfterValidator(_api_version)]
 TransportName = Annotated[Literal["aiohttp", "httpx2"], AfterValidator(_installed)]
 ProxyUrl = Annotated[str, AfterValidator(_proxy_url)]
 QuirkOverrides = Annotated[dict[str, Any], _QuirkOverrides()]

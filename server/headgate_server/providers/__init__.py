@@ -22,6 +22,8 @@ ADAPTERS = {
     "gemini": "headgate_server.providers.gemini",
     "cohere": "headgate_server.providers.cohere",
     "anthropic": "headgate_server.providers.anthropic",
+    "azure-openai": "headgate_server.providers.azure_openai",
+    "azure-openai-responses": "headgate_server.providers.azure_openai_responses",
     "openai": "headgate_server.providers.openai",
     "openai-responses": "headgate_server.providers.openai_responses",
     "mock": "headgate_server.providers.openai",  # transports/mock.py answers in OpenAI's wire
@@ -52,18 +54,23 @@ def resolve(name: str, provider: Provider) -> tuple[Host, Adapter]:
         adapter=provider.adapter or row.adapter,
         base_url=provider.base_url or row.base_url,
         issuer=provider.issuer or row.issuer or row.name,
+        api_version=provider.api_version,
         quirks=replace(row.quirks, **provider.quirks),
     )
     adapter = load_adapter(host.adapter)
     if not host.base_url:
         raise UnresolvedProvider("base_url", "is required, because no address is known")
+    if host.api_version and not host.adapter.startswith("azure-"):
+        raise UnresolvedProvider("api_version", f"is only for Azure, not for the adapter {host.adapter}")
     return host, adapter
 
 
-def takes_token(provider: Provider, host: Host) -> bool:
-    """Whether its calls bear a token that is fetched: it says so, or its host wants one and there is no key."""
+def token_type(provider: Provider, host: Host) -> str:
+    """The type of token that its calls bear: what it says, or what its host wants if there is no key; else empty."""
+    if provider.credential:
+        return provider.credential.type
     has_key = provider.api_key or any(name.lower() == "authorization" for name in provider.headers)
-    return provider.credential is not None or (bool(host.credential) and not has_key)
+    return "" if has_key else host.credential
 
 
 def load_adapter(name: str) -> Adapter:

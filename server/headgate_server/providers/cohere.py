@@ -22,6 +22,7 @@ __all__ = ["CAPABILITIES", "Stream", "decode", "decode_embed", "encode", "encode
 
 CAPABILITIES = frozenset(("generate", "stream", "embed", "tools", "json-schema", "reasoning"))
 CHAT_PATH = "/chat"
+MOST_TOP_P = 0.99
 
 
 def headers(credential: str | None) -> dict[str, str]:
@@ -52,7 +53,7 @@ def encode(request: pb.GenerateRequest, target: Target, *, stream: bool) -> Http
         "thinking": _thinking(request.reasoning, losses),
         "max_tokens": config.max_output_tokens if config.HasField("max_output_tokens") else None,
         "temperature": config.temperature if config.HasField("temperature") else None,
-        "p": config.top_p if config.HasField("top_p") else None,
+        "p": _top_p(config, losses),
         "k": config.top_k if config.HasField("top_k") else None,
         "seed": config.seed if config.HasField("seed") else None,
         "stop_sequences": list(config.stop_sequences) or None,
@@ -83,6 +84,14 @@ def _tell_of_missing_settings(request: pb.GenerateRequest, losses: Losses) -> No
     for field, is_asked in asked.items():
         if is_asked:
             losses.setting(field, "this provider has no such setting")
+
+
+def _top_p(config: pb.GenerationConfig, losses: Losses) -> float | None:
+    if not config.HasField("top_p"):
+        return None
+    if config.top_p > MOST_TOP_P:
+        losses.setting("config.top_p", f"this provider's range ends at {MOST_TOP_P}, which was sent")
+    return min(config.top_p, MOST_TOP_P)
 
 
 def _thinking(config: pb.ReasoningConfig, losses: Losses) -> JsonObject | None:

@@ -66,10 +66,9 @@ class Stream:
             case "message-start":
                 self._start(event, message)
             case "content-start":
-                self._block(event, mapping(message.get("content")))
+                self._begin(_index(event), mapping(message.get("content")))
             case "content-delta":
-                content = mapping(message.get("content"))
-                self._block(event, content).grow(content, _logprobs(event.get("logprobs")))
+                self._grow(event, mapping(message.get("content")))
             case "content-end":
                 if block := self._blocks.get(_index(event)):
                     block.stop()
@@ -98,15 +97,17 @@ class Stream:
         candidate.provider_metadata.update(metadata(extras(message, wire.MESSAGE_FIELDS), self._issuer))
         self._assembly.start.provider_response_id = label(event.get("id"))
 
-    def _block(self, event: JsonObject, content: JsonObject) -> _Block:
-        """The block of that index; a new one if it is the first that is heard of it."""
-        index = _index(event)
-        if index not in self._blocks:
-            kind = content.get("type") or ("thinking" if "thinking" in content else "text")
-            self._blocks[index] = block = _Block({**content, "type": kind}, self._assembly, self._issuer)
-            if event.get("type") == "content-start":
-                block.grow(content, None)
-        return self._blocks[index]
+    def _begin(self, index: int, content: JsonObject) -> _Block:
+        self._blocks[index] = block = _Block(content, self._assembly, self._issuer)
+        block.grow(content, None)
+        return block
+
+    def _grow(self, event: JsonObject, content: JsonObject) -> None:
+        block = self._blocks.get(_index(event))
+        if block is None:
+            kind = "thinking" if "thinking" in content else "text"
+            block = self._begin(_index(event), {"type": kind})
+        block.grow(content, _logprobs(event.get("logprobs")))
 
     def _grow_plan(self, piece: str) -> None:
         if piece and self._plan is None:
@@ -142,7 +143,7 @@ class _Block:
 
     def __init__(self, found: JsonObject, assembly: Assembly, issuer: str) -> None:
         self._found = found
-        self._kind = label(found["type"])
+        self._kind = label(found.get("type"))
         self._assembly = assembly
         self._issuer = issuer
         self._part: OpenPart | None = None

@@ -79,7 +79,7 @@ class Host:
     """One known host. `issuer` names it in opaque values and provider options; by default its name.
 
     `base_url` is empty where it depends on the operator's account or machine. `credential` is how one without a key
-    is authenticated.
+    is authenticated. `api_version` is the dated API of Azure that the operator asks for.
     """
 
     name: str
@@ -88,6 +88,7 @@ class Host:
     key_variable: str = ""
     issuer: str = ""
     credential: Literal["", "google"] = ""
+    api_version: str = ""
     quirks: Quirks = field(default_factory=Quirks)
 
 
@@ -108,6 +109,25 @@ HOSTS: dict[str, Host] = {
                 refusals=True,
                 call_ids=r".{1,40}",
                 prompt_cache_breakpoint=True,
+                embed_format="base64",
+                embed_batch=2048,
+            ),
+        ),
+        Host(
+            # https://NAME.openai.azure.com
+            "azure",
+            "azure-openai",
+            "",
+            "AZURE_OPENAI_API_KEY",
+            issuer="azure-openai",
+            quirks=Quirks(
+                renames={"safety_identifier": "user"},
+                lacks=LOCAL_ONLY,
+                developer_role=True,
+                free_text_tools=True,
+                allowed_tools=True,
+                refusals=True,
+                call_ids=r".{1,40}",
                 embed_format="base64",
                 embed_batch=2048,
             ),

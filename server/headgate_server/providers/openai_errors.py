@@ -23,7 +23,7 @@ from headgate_server.errors import (
     ProviderResourceNotFound,
     ProviderTimeout,
 )
-from headgate_server.json_codec import JsonObject, clip, loads
+from headgate_server.json_codec import JsonObject, clip, loads, text_of
 from headgate_server.providers.base import Target
 
 BY_CODE: Mapping[str, type[ProviderError]] = {
@@ -124,6 +124,7 @@ REQUEST_ID_HEADERS = (
     "x-inference-request-id",
 )
 MAX_CODE = 128
+MAX_FILTER_RESULT = 8192
 DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+)ms)?")
 JUST_AFTER_EPOCH = datetime.fromisoformat("2001-01-01T00:00:00+00:00").timestamp()
 
@@ -135,6 +136,7 @@ class Report(NamedTuple):
     type: str
     status: int | None
     detail: str
+    filter_result: JsonObject
 
 
 def error(status: int, headers: Mapping[str, str], body: bytes, target: Target) -> GatewayError:
@@ -145,7 +147,7 @@ def error(status: int, headers: Mapping[str, str], body: bytes, target: Target) 
         answer = None
     report = _read(answer, clip(body))
     request_id = next((headers[name] for name in REQUEST_ID_HEADERS if headers.get(name)), "")
-    return _error(status, report, retry_after(headers), request_id)
+    return _error(status, report, retry_after(headers), request_id, target)
 
 
 def reported_error(answer: JsonObject, target: Target) -> GatewayError | None:
@@ -153,22 +155,27 @@ def reported_error(answer: JsonObject, target: Target) -> GatewayError | None:
     if not answer.get("error") and answer.get("object") != "error":
         return None
     report = _read(answer, "")
-    return _error(report.status, report, None, "")
+    return _error(report.status, report, None, "", target)
 
 
-def _error(status: int | None, report: Report, retry_after: float | None, request_id: str) -> ProviderError:
+def _error(
+    status: int | None, report: Report, retry_after: float | None, request_id: str, target: Target
+) -> ProviderError:
     leaf = _classified(status, report)
     facts = {
         "http_status": str(status or ""),
         "provider_code": (report.code or report.type)[:MAX_CODE],
         "provider_request_id": request_id[:MAX_CODE],
     }
-    return leaf(
+    found = leaf(
         PUBLIC[leaf],
         retry_after=retry_after,
         facts={name: fact for name, fact in facts.items() if fact},
         vendor_detail=report.detail,
     )
+    if isinstance(found, ContentFiltered) and report.filter_result:
+        found.provider_metadata = {target.issuer: text_of(report.filter_result)}
+    return found
 
 
 def _classified(status: int | None, report: Report) -> type[ProviderError]:
@@ -194,7 +201,17 @@ def _read(answer: object, body: str) -> Report:
         type=str(found.get("type") or ""),
         status=status,
         detail=str(message or body)[:2048],
+        filter_result=_filter_result(found),
     )
+
+
+def _filter_result(found: JsonObject) -> JsonObject:
+    """What Azure's filter says of the prompt: categories and severities, none of the prompt's own words."""
+    inner = found.get("innererror")
+    result = inner.get("content_filter_result") if isinstance(inner, dict) else None
+    if not isinstance(result, dict) or len(text_of(result)) > MAX_FILTER_RESULT:
+        return {}
+    return {"content_filter_result": result}
 
 
 def _status(code: object) -> int | None:
@@ -208,7 +225,7 @@ def _status(code: object) -> int | None:
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds to wait, from whichever header says it. Dates are read against the answer's own Date."""
-    if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
+    if milliseconds := _number(headers.get("retry-after-ms")):  # Azure sends 0 beside a Retry-After of seconds
         return milliseconds / 1000
     if value := headers.get("retry-after"):
         seconds = _number(value)

@@ -24,6 +24,7 @@ from headgate_server.transports.connections import (
     KEEPALIVE_SECONDS,
     READ_BUFFER_BYTES,
     STALE_SECONDS,
+    ClientCertificate,
     Slots,
     tls_context,
 )
@@ -44,7 +45,14 @@ _sending: ContextVar[_Sending] = ContextVar("_sending")
 class AiohttpTransport:
     """Holds at most `max_connections` connections, and refuses rather than queues beyond them."""
 
-    def __init__(self, max_connections: int, *, ca_file: Path | None = None, proxy: str = "") -> None:
+    def __init__(
+        self,
+        max_connections: int,
+        *,
+        ca_file: Path | None = None,
+        client_certificate: ClientCertificate | None = None,
+        proxy: str = "",
+    ) -> None:
         self._slots = Slots(max_connections)
         self._open: set[AiohttpResponse] = set()
         self._session = aiohttp.ClientSession(
@@ -52,7 +60,7 @@ class AiohttpTransport:
                 limit=0,
                 keepalive_timeout=KEEPALIVE_SECONDS,
                 ttl_dns_cache=30,
-                ssl=tls_context(ca_file),
+                ssl=tls_context(ca_file, client_certificate),
                 socket_factory=_open_socket,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from dataclasses import dataclass
 from pathlib import Path
 
 from headgate_server.errors import GatewayOverloaded
@@ -36,12 +37,23 @@ class Slots:
         self._taken.discard(holder)
 
 
-def tls_context(ca_file: Path | None) -> ssl.SSLContext:
+@dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """What a vendor is shown that asks for a certificate: files in PEM. Without `key_file` one file holds both."""
+
+    file: Path
+    key_file: Path | None = None
+
+
+def tls_context(ca_file: Path | None, client_certificate: ClientCertificate | None = None) -> ssl.SSLContext:
     """Trusts the authorities in that file, or else the system's; always verifies, and speaks HTTP/1.1 only.
 
     Raises:
-        OSError: the file cannot be read, or holds no certificate (ssl.SSLError is one).
+        OSError: a file cannot be read, or holds no certificate or key, or these do not match (ssl.SSLError is one).
     """
     context = ssl.create_default_context(cafile=ca_file)
     context.set_alpn_protocols(["http/1.1"])
+    if client_certificate:
+        no_prompt = ""  # for the password of an encrypted key, which OpenSSL would ask for on the terminal
+        context.load_cert_chain(client_certificate.file, client_certificate.key_file, password=no_prompt)
     return context

@@ -30,6 +30,7 @@ from headgate_server.transports.connections import (
     KEEPALIVE_SECONDS,
     READ_BUFFER_BYTES,
     STALE_SECONDS,
+    ClientCertificate,
     Slots,
     tls_context,
 )
@@ -40,11 +41,18 @@ NO_CLOCKS = httpx2.Timeout(None).as_dict()
 class Httpx2Transport:
     """Holds at most `max_connections` connections, and refuses rather than queues beyond them."""
 
-    def __init__(self, max_connections: int, *, ca_file: Path | None = None, proxy: str = "") -> None:
+    def __init__(
+        self,
+        max_connections: int,
+        *,
+        ca_file: Path | None = None,
+        client_certificate: ClientCertificate | None = None,
+        proxy: str = "",
+    ) -> None:
         self._slots = Slots(max_connections)
         self._exchanges: set[asyncio.Task[None]] = set()
         self._pool = httpx2.AsyncHTTPTransport(
-            verify=tls_context(ca_file),
+            verify=tls_context(ca_file, client_certificate),
             trust_env=False,
             http1=True,
             http2=False,  # httpx2 sends no reset for a cancelled stream
