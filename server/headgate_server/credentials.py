@@ -29,7 +29,7 @@ REFRESH_AHEAD_SECONDS = 300.0
 LONGEST_RETRY_SECONDS = 60.0
 FOREVER_SECONDS = 3600.0
 
-log = structlog.stdlib.get_logger("headgate")
+log = structlog.get_logger(component="credentials")
 
 
 class Credential(Protocol):
