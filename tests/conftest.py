@@ -8,6 +8,8 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
+import structlog
+from structlog.testing import capture_logs
 
 from headgate_server import logs
 from tests.headgate_process import Headgate, running
@@ -34,32 +36,36 @@ async def demo(serve: Serve) -> AsyncIterator[Headgate]:
 
 
 class LogLines:
-    """What was logged during a test, as the dictionaries that became lines."""
+    """What was logged during a test: our own lines as dictionaries, and those of libraries."""
 
-    def __init__(self, handler: pytest.LogCaptureFixture) -> None:
-        self._capture = handler
+    def __init__(self, ours: list[Any], theirs: pytest.LogCaptureFixture) -> None:
+        self._ours = ours
+        self._theirs = theirs
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        return [
-            {**record.msg, "level": record.levelname}
-            if isinstance(record.msg, dict)
-            else {"event": record.getMessage(), "level": record.levelname, "logger": record.name}
-            for record in self._capture.records
-        ]
+        """Our own lines."""
+        return list(self._ours)
 
     @property
     def calls(self) -> list[dict[str, Any]]:
         """The access log."""
-        return [line for line in self.lines if line.get("event") == "call"]
+        return [line for line in self._ours if line["event"] == "call"]
 
     @property
     def errors(self) -> list[dict[str, Any]]:
-        return [line for line in self.lines if logging.getLevelNamesMapping()[line["level"]] >= logging.ERROR]
+        """Every line of level ERROR, whoever wrote it."""
+        ours = [line for line in self._ours if line["log_level"] in ("error", "critical")]
+        theirs = [
+            {"event": record.getMessage(), "logger": record.name}
+            for record in self._theirs.records
+            if record.levelno >= logging.ERROR
+        ]
+        return ours + theirs
 
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Iterator[LogLines]:
     """The log of this test."""
-    with caplog.at_level(logging.INFO):
-        yield LogLines(caplog)
+    with capture_logs([structlog.contextvars.merge_contextvars]) as ours, caplog.at_level(logging.INFO):
+        yield LogLines(ours, caplog)

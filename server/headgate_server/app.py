@@ -40,7 +40,7 @@ READINESS = ("", SERVICE, "readiness")
 LIVENESS = "liveness"
 CLEANUP_SECONDS = 5.0
 
-log = structlog.stdlib.get_logger("headgate")
+log = structlog.get_logger(component="server")
 
 
 class Application:

@@ -31,7 +31,7 @@ LONGEST_RETRY_SECONDS = 60.0
 FOREVER_SECONDS = 3600.0
 BETWEEN_REJECTIONS_SECONDS = 60.0
 
-log = structlog.stdlib.get_logger("headgate")
+log = structlog.get_logger(component="credentials")
 
 
 class Credential(Protocol):

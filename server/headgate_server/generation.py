@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import random
 from collections.abc import AsyncGenerator
 
 from headgate import v1 as pb
@@ -169,4 +169,4 @@ def finish_word(finish: pb.Finish) -> str:
 
 def new_id() -> str:
     """The gateway's id of one answer."""
-    return f"gen-{uuid.uuid4().hex}"
+    return f"gen-{random.getrandbits(128):032x}"

@@ -9,41 +9,45 @@ from typing import Any
 import msgspec
 import structlog
 
+CHATTY = ("grpc", "asyncio", "aiohttp", "httpx2")
+
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
 def configure(level: str, form: str) -> None:
-    """Called once, before the server starts: grpc.aio may deadlock on logging that is reconfigured later."""
-    numeric = logging.getLevelNamesMapping()[level.upper()]
+    """Called once, before the server starts: grpc.aio may deadlock on logging that is reconfigured later.
+
+    Our own lines go straight to stderr; what libraries log takes the way through the logging module to the same form.
+    """
+    least = logging.getLevelNamesMapping()[level.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.add_log_level,
+        structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer: list[structlog.typing.Processor] = (
+    renderers: list[structlog.typing.Processor] = (
         [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
         if form == "console"
         else [structlog.processors.format_exc_info, _render_json]
     )
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.make_filtering_bound_logger(numeric),
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        processors=[*shared, *renderers],
+        wrapper_class=structlog.make_filtering_bound_logger(least),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(numeric)
-    for chatty in ("grpc", "asyncio", "aiohttp", "httpx2"):
-        logging.getLogger(chatty).setLevel(max(numeric, logging.WARNING))
+    root.setLevel(least)
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(max(least, logging.WARNING))
 
 
 def _render_json(_logger: Any, _name: str, event: structlog.typing.EventDict) -> str:

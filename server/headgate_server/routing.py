@@ -28,13 +28,15 @@ class Routes:
     def aliases(self) -> Mapping[str, Sequence[Target]]:
         return self._aliases
 
-    def targets(self, model: str, policy: pb.RoutingPolicy) -> list[Target]:
+    def targets(self, model: str, policy: pb.RoutingPolicy) -> Sequence[Target]:
         """Every target that may answer, best first: those of `model`, then those of the policy's fallbacks.
 
         Raises:
             ModelNotFound: a name is neither an alias nor provider/model.
             NoEligibleProvider: the policy's provider lists leave none.
         """
+        if not (policy.fallbacks or policy.allowed_providers or policy.denied_providers):
+            return self._resolve(model, "model")
         named = [(model, "model")]
         named += [(name, f"routing.fallbacks[{index}]") for index, name in enumerate(policy.fallbacks)]
         found = [target for name, field in named for target in self._resolve(name, field)]

@@ -19,6 +19,7 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
 MAX_JOINED_BYTES = 256 * 1024
 DRAIN_SECONDS = 1.0
+ERROR_BODY_SECONDS = 2.0
 FIRST_TOKENS_SECONDS = 10.0
 REQUEST_ID_HEADERS = ("x-request-id", "request-id", "apim-request-id", "x-amzn-requestid")
 
@@ -66,9 +67,12 @@ class Upstream:
         Raises:
             GatewayError: the vendor answered an error, or none, or too late.
         """
+        return await _within(attempt, self._fetch(call, attempt))
+
+    async def _fetch(self, call: HttpCall, attempt: Attempt) -> bytes:
         response = await self._send(call, attempt, streams=False)
         try:
-            return await _body(response, attempt, MAX_ANSWER_BYTES)
+            return await _body(response)
         finally:
             response.close()
 
@@ -83,7 +87,7 @@ class Upstream:
             GatewayError: the vendor answered an error, or none, or too late, or broke off.
         """
         attempt.clock.stream_expected()
-        response = await self._send(call, attempt, streams=True)
+        response = await _within(attempt, self._send(call, attempt, streams=True))
         try:
             decoder = Decoder()
             patience = 0.0
@@ -123,30 +127,28 @@ class Upstream:
             body=call.body,
             connect_timeout=endpoint.clocks.connect,
         )
-        response = await _within(attempt, endpoint.transport.send(request))
+        response = await endpoint.transport.send(request)
         attempt.record.http_status = response.status
         attempt.record.provider_request_id = _request_id(response.headers)
-        if response.status == 200:
+        if 200 <= response.status < 300:
             return response
         try:
-            await self._refuse(endpoint, response, attempt)
+            raise await _refusal(endpoint, response, attempt.target)
         finally:
             response.close()
-        return response
 
-    async def _refuse(self, endpoint: Endpoint, response: HttpResponse, attempt: Attempt) -> None:
-        """Raises what a status other than 200 means; another success status passes."""
-        if 200 < response.status < 300:
-            return
-        if response.status < 400:
-            raise ProviderProtocolError(
-                "the provider answered with a redirect, which is never followed",
-                facts={"http_status": str(response.status)},
-            )
-        if response.status == 401 and endpoint.credential:
-            endpoint.credential.rejected()
-        body = await _beginning(response, attempt, MAX_ERROR_BYTES)
-        raise endpoint.adapter.error(response.status, response.headers, body, attempt.target)
+
+async def _refusal(endpoint: Endpoint, response: HttpResponse, target: Target) -> GatewayError:
+    """What a status other than success means."""
+    if response.status < 400:
+        return ProviderProtocolError(
+            "the provider answered with a redirect, which is never followed",
+            facts={"http_status": str(response.status)},
+        )
+    if response.status == 401 and endpoint.credential:
+        endpoint.credential.rejected()
+    body = await _beginning(response)
+    return endpoint.adapter.error(response.status, response.headers, body, target)
 
 
 async def _drain(events: AsyncGenerator[list[Event], None]) -> None:
@@ -166,22 +168,23 @@ async def _gather(events: list[Event], response: HttpResponse, decoder: Decoder,
                 events += decoder.feed(chunk)
 
 
-async def _beginning(response: HttpResponse, attempt: Attempt, limit: int) -> bytes:
+async def _beginning(response: HttpResponse) -> bytes:
     """What can be had of an error's body: its status counts, whatever becomes of the rest."""
     body = b""
-    with suppress(GatewayError):
-        while len(body) < limit and (chunk := await _within(attempt, response.read())):
-            body += chunk
-    return body[:limit]
+    with suppress(GatewayError, TimeoutError):
+        async with asyncio.timeout(ERROR_BODY_SECONDS):
+            while len(body) < MAX_ERROR_BYTES and (chunk := await response.read()):
+                body += chunk
+    return body[:MAX_ERROR_BYTES]
 
 
-async def _body(response: HttpResponse, attempt: Attempt, limit: int) -> bytes:
+async def _body(response: HttpResponse) -> bytes:
     chunks: list[bytes] = []
     size = 0
-    while chunk := await _within(attempt, response.read()):
+    while chunk := await response.read():
         size += len(chunk)
-        if size > limit:
-            raise ProviderProtocolError(f"the provider answered with more than {limit} bytes")
+        if size > MAX_ANSWER_BYTES:
+            raise ProviderProtocolError(f"the provider answered with more than {MAX_ANSWER_BYTES} bytes")
         chunks.append(chunk)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 

@@ -13,7 +13,7 @@ from headgate import v1 as pb
 from headgate_server.call import Call
 from headgate_server.errors import GatewayError
 
-log = structlog.stdlib.get_logger("headgate.access")
+log = structlog.get_logger(component="access")
 
 
 @asynccontextmanager

@@ -7,8 +7,8 @@ neither closes an async generator whose caller went away nor answers when a stra
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc
@@ -62,54 +62,86 @@ class Chain(grpc.aio.ServerInterceptor):
         return driven
 
     def _drive(self, method: str, handler: Handler) -> Handler:
-        parse = handler.request_deserializer
-        serialize = handler.response_serializer
-
-        async def unary(raw: bytes, context: Context) -> Message:
-            async def respond(call: Call) -> Message:
-                behaviour = cast(Callable[[Message, Call], Awaitable[Message]], handler.unary_unary)
-                reply = await behaviour(cast(Message, call.request), call)
-                await _send(call, context.send_initial_metadata(((REQUEST_ID, call.request_id),)))
-                return reply
-
-            return cast(Message, await self._run(method, raw, context, parse, respond))
-
-        async def stream(raw: bytes, context: Context) -> None:
-            async def respond(call: Call) -> None:
-                behaviour = cast(Callable[[Message, Call], AsyncGenerator[Message, None]], handler.unary_stream)
-                began = False
-                async with aclosing(behaviour(cast(Message, call.request), call)) as events:
-                    async for event in events:
-                        if not began:
-                            began = True
-                            await _send(call, context.send_initial_metadata(((REQUEST_ID, call.request_id),)))
-                        await _send(call, context.write(event))
-
-            await self._run(method, raw, context, parse, respond)
-
-        # types-grpcio knows only the synchronous shapes of handlers.
+        """The handler with everything around it, put together once."""
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(cast(Any, stream), None, serialize)
-        return grpc.unary_unary_rpc_method_handler(cast(Any, unary), None, serialize)
+            stream = self._around(handler, _stream(handler))
 
-    async def _run(self, method: str, raw: bytes, context: Context, parse: Any, respond: Respond) -> Any:
-        call = Call(method, context, self._calls)
+            async def unary_stream(raw: bytes, context: Context) -> None:
+                await self._registered(Call(method, context, self._calls, raw), stream)
+
+            # types-grpcio knows only the synchronous shapes of handlers.
+            return grpc.unary_stream_rpc_method_handler(cast(Any, unary_stream), None, handler.response_serializer)
+
+        unary = self._around(handler, _unary(handler))
+
+        async def unary_unary(raw: bytes, context: Context) -> Any:
+            return await self._registered(Call(method, context, self._calls, raw), unary)
+
+        return grpc.unary_unary_rpc_method_handler(cast(Any, unary_unary), None, handler.response_serializer)
+
+    def _around(self, handler: Handler, respond: Respond) -> Respond:
+        parsed = _within(self._after_parse, respond)
+        parse = handler.request_deserializer
+
+        async def parse_and_respond(call: Call) -> Any:
+            call.request = _parse(parse, call.raw)
+            return await parsed(call)
+
+        return _within(self._before_parse, parse_and_respond)
+
+    async def _registered(self, call: Call, respond: Respond) -> Any:
         self._calls.enter(call)
         try:
-            async with AsyncExitStack() as around:
-                for interceptor in self._before_parse:
-                    await around.enter_async_context(interceptor(call))
-                call.request = _parse(parse, raw)
-                for interceptor in self._after_parse:
-                    await around.enter_async_context(interceptor(call))
-                return await respond(call)
+            return await respond(call)
         finally:
             self._calls.leave(call)
 
 
-def _parse(parse: Callable[[bytes], Message], raw: bytes) -> Message:
+def _within(interceptors: Sequence[Interceptor], respond: Respond) -> Respond:
+    """`respond` with the interceptors around it, the first outermost."""
+    for interceptor in reversed(interceptors):
+        respond = _within_one(interceptor, respond)
+    return respond
+
+
+def _within_one(interceptor: Interceptor, respond: Respond) -> Respond:
+    async def respond_within(call: Call) -> Any:
+        async with interceptor(call):
+            return await respond(call)
+
+    return respond_within
+
+
+def _unary(handler: Handler) -> Respond:
+    behaviour: Any = handler.unary_unary
+
+    async def respond(call: Call) -> Any:
+        reply = await behaviour(call.request, call)
+        await _send(call, call.context.send_initial_metadata(((REQUEST_ID, call.request_id),)))
+        return reply
+
+    return respond
+
+
+def _stream(handler: Handler) -> Respond:
+    behaviour: Any = handler.unary_stream
+
+    async def respond(call: Call) -> None:
+        write = call.context.write
+        began = False
+        async with aclosing(behaviour(call.request, call)) as events:
+            async for event in events:
+                if not began:
+                    began = True
+                    await _send(call, call.context.send_initial_metadata(((REQUEST_ID, call.request_id),)))
+                await _send(call, write(event))
+
+    return respond
+
+
+def _parse(parse: Any, raw: bytes) -> Message:
     try:
-        return parse(raw)
+        return cast(Message, parse(raw))
     except DecodeError:
         raise InvalidRequest("the request is not a protobuf message of the expected type") from None
 

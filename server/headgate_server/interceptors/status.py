@@ -24,7 +24,7 @@ MAX_DETAILS_BYTES = 2048
 MAX_FACT_BYTES = 128
 MAX_VIOLATIONS = 8
 
-log = structlog.stdlib.get_logger(__name__)
+log = structlog.get_logger(component="status")
 
 
 @dataclass(frozen=True, slots=True)

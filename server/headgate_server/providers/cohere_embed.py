@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import binascii
 import sys
 from array import array
-from base64 import b64decode
 from collections.abc import Sequence
 
 from headgate import v1 as pb
@@ -17,7 +15,7 @@ from headgate_server.providers.cohere_errors import reported_error
 from headgate_server.providers.cohere_usage import embed_usage
 from headgate_server.providers.losses import Losses, unsupported
 from headgate_server.providers.media import media_address, media_kind
-from headgate_server.providers.reading import mapping
+from headgate_server.providers.reading import decode_base64, mapping
 
 EMBED_PATH = "/embed"
 FLOAT_BYTES = 4
@@ -122,9 +120,9 @@ def _packed(vector: object) -> bytes:
     """One vector as little-endian float32, which is also what base64 holds."""
     try:
         if isinstance(vector, str):
-            return b64decode(vector, validate=True)
+            return decode_base64(vector)
         packed = array("f", vector if isinstance(vector, list) else ())
-    except (binascii.Error, TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError):
         raise ProviderProtocolError("the provider sent an embedding that is neither floats nor base64") from None
     if sys.byteorder == "big":
         packed.byteswap()

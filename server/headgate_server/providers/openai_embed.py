@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import binascii
 import sys
 from array import array
-from base64 import b64decode
 from collections.abc import Iterable, Sequence
 
 from headgate import v1 as pb
@@ -16,7 +14,7 @@ from headgate_server.providers.base import HttpCall, Target
 from headgate_server.providers.losses import Losses, unsupported
 from headgate_server.providers.openai_errors import reported_error
 from headgate_server.providers.openai_usage import cost, find_usage, usage
-from headgate_server.providers.reading import label, objects
+from headgate_server.providers.reading import decode_base64, label, objects
 
 FLOAT_BYTES = 4
 TASKS = {
@@ -110,11 +108,11 @@ def _packed(embedding: object, *, is_int8: bool) -> bytes:
     """One vector as little-endian float32."""
     try:
         if isinstance(embedding, str):
-            data = b64decode(embedding, validate=True)
+            data = decode_base64(embedding)
             return _packed_floats(array("b", data)) if is_int8 else data
         if isinstance(embedding, list):
             return _packed_floats(embedding)
-    except (binascii.Error, TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError):
         pass
     raise ProviderProtocolError("the provider sent an embedding that is neither floats nor base64")
 
