@@ -428,8 +428,9 @@ def test_parts_without_a_place_are_refused() -> None:
     for part in (png, free):
         with pytest.raises(UnsupportedParameter):
             call(messages=[SPOKEN, assistant(part)])
-    with pytest.raises(UnsupportedParameter):
-        call(tools=[pb.Tool(free_text=pb.FreeTextTool(name="f"))])
+    for choice in (pb.ToolChoice(), pb.ToolChoice(allowed_tools=["f"])):
+        with pytest.raises(UnsupportedParameter):
+            call(tools=[pb.Tool(free_text=pb.FreeTextTool(name="f"))], tool_choice=choice)
     with pytest.raises(UnsupportedParameter):
         call(tools=[pb.Tool(provider=pb.ProviderTool(issuer="openai", type="web_search"))])
 

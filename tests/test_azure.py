@@ -9,7 +9,8 @@ from headgate import v1 as pb
 from openai import AsyncAzureOpenAI, AsyncOpenAI
 
 from headgate_server.config import Provider
-from headgate_server.providers import UnresolvedProvider, azure_openai, azure_openai_responses, resolve
+from headgate_server.providers import UnresolvedProvider, azure_openai, resolve
+from headgate_server.providers.azure_openai import responses as azure_openai_responses
 from headgate_server.providers.base import Target
 from tests.conftest import Serve
 from tests.headgate_process import ask

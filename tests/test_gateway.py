@@ -317,6 +317,77 @@ async def test_a_context_overflow_moves_on_only_with_its_trigger(serve: Serve) -
             assert (await headgate.stub.Generate(request)).provider == "large"
 
 
+async def test_triggers_say_when_fallbacks_are_tried_and_nothing_else(serve: Serve) -> None:
+    """An alias fails over among its own targets whatever the triggers; a fallback is tried for its trigger only."""
+    async with Vendor(answers_500) as broken, Vendor(answers_text) as healthy:
+        providers = {"a": at(broken), "b": at(healthy)}
+        async with serve(providers=providers, models={"fast": alias("a", "b")}) as headgate:
+            only_length = pb.RoutingPolicy(fallback_triggers=[pb.FALLBACK_TRIGGER_CONTEXT_LENGTH], fallbacks=["b/m"])
+            own = await headgate.stub.Generate(ask("fast", routing=only_length))
+            refused = await failing(headgate.stub.Generate(ask("a/m", routing=only_length)))
+            by_default = await headgate.stub.Generate(ask("a/m", routing=pb.RoutingPolicy(fallbacks=["b/m"])))
+    assert (own.provider, by_default.provider) == ("b", "b")
+    assert refused.reason == "PROVIDER_ERROR"
+
+
+async def test_a_content_filter_in_the_middle_is_an_end_and_no_failure(serve: Serve) -> None:
+    """Text, then an error event of a content filter: OK, CONTENT_FILTER, and not partial."""
+
+    async def filtered(exchange: Exchange) -> None:
+        error = {"error": {"code": "content_filter", "message": "no more"}}
+        await exchange.stream([text_chunk("Hello"), error], done=False)
+
+    async with Vendor(filtered) as vendor, serve(providers={"v": at(vendor)}) as headgate:
+        events = [event async for event in headgate.stub.StreamGenerate(ask("v/m"))]
+    assert events[-2].candidate_end.finish.reason == pb.FINISH_REASON_CONTENT_FILTER
+    assert not events[-1].generation_end.partial
+    assert [attempt.outcome for attempt in events[-1].generation_end.attempts] == [pb.ATTEMPT_OUTCOME_OK]
+
+
+async def test_an_answer_larger_than_the_limit_is_refused_with_a_reason(serve: Serve, logged: LogLines) -> None:
+    """server.max_reply_bytes is told as such, and the log says the same as the caller heard."""
+
+    async def long(exchange: Exchange) -> None:
+        await exchange.answer(200, completion("x" * 10_000))
+
+    async with Vendor(long) as vendor:
+        async with serve(providers={"v": at(vendor)}, server={"max_reply_bytes": 4096}) as headgate:
+            failed = await failing(headgate.stub.Generate(ask("v/m")))
+    assert failed.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "server.max_reply_bytes" in failed.message
+    assert [line["code"] for line in logged.calls] == ["INVALID_ARGUMENT"]
+    assert logged.errors == []
+
+
+async def test_a_failing_sub_batch_leaves_nothing_of_an_embed_behind(serve: Serve, logged: LogLines) -> None:
+    """All or nothing: the other sub-batches are closed, the next target answers whole, and a cancel still works."""
+    calls = 0
+
+    async def second_fails(exchange: Exchange) -> None:
+        nonlocal calls
+        calls += 1
+        if calls % 2 == 0:
+            await answers_500(exchange)
+        else:
+            await exchange.caller_closed.wait()
+
+    async def embeds(exchange: Exchange) -> None:
+        rows = [{"index": i, "embedding": [1.0, 0.0]} for i in range(len(exchange.json["input"]))]
+        await exchange.answer(200, {"data": rows, "model": "m", "usage": {"prompt_tokens": 1, "total_tokens": 1}})
+
+    async with Vendor(second_fails) as broken, Vendor(embeds) as healthy:
+        small = {"quirks": {"embed_batch": 1}}
+        providers = {"a": at(broken, **small), "b": at(healthy, **small)}
+        async with serve(providers=providers, models={"e": alias("a", "b")}) as headgate:
+            request = pb.EmbedRequest(model="e", inputs=[pb.EmbedInput(text=text) for text in "xyz"])
+            answer = await headgate.stub.Embed(request)
+            assert await headgate.idle()
+    assert (answer.provider, answer.rows, answer.dimensions) == ("b", 3, 2)
+    assert {attempt.provider for attempt in answer.attempts} == {"a", "b"}
+    assert all(exchange.caller_closed.is_set() for exchange in broken.exchanges[:1])
+    assert logged.errors == []
+
+
 async def test_the_routing_policy_chooses_among_providers(serve: Serve) -> None:
     """Allowed and denied providers are honoured; none left is NO_ELIGIBLE_PROVIDER; max_attempts caps the tries."""
     async with Vendor(answers_500) as broken, Vendor(answers_text) as healthy:
@@ -493,9 +564,10 @@ async def test_list_models_pages_by_name(serve: Serve) -> None:
             if not (token := page.next_page_token):
                 break
         failed = await failing(headgate.stub.ListModels(pb.ListModelsRequest(page_token="?")))
+        foreign = await failing(headgate.stub.ListModels(pb.ListModelsRequest(page_token="é")))
         negative = await failing(headgate.stub.ListModels(pb.ListModelsRequest(page_size=-1)))
     assert names == ["a", "b", "c", "demo/echo", "demo/lorem"]
-    assert failed.fields == ["page_token"]
+    assert failed.fields == foreign.fields == ["page_token"]
     assert negative.fields == ["page_size"]
 
 

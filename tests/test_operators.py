@@ -13,7 +13,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from headgate import v1 as pb
 
-from tests.conftest import Serve
+from tests.conftest import LogLines, Serve
 from tests.headgate_process import Headgate, ask, failing, until_failure
 from tests.tools import ROOT, grpcurl, headgate_serve, messages, run, tool
 from tests.vendor import Exchange, Vendor, finish_chunk, sse, text_chunk
@@ -139,12 +139,43 @@ async def test_a_second_signal_cuts_the_drain_short(tmp_path: Path) -> None:
                 await asyncio.sleep(0.2)
                 async with asyncio.timeout(5):
                     finished = await headgate.stop(signal.SIGTERM)
-                _, failed = await until_failure(call)
-    assert failed.code is grpc.StatusCode.UNAVAILABLE
+                events, failed = await until_failure(call)
+    assert (failed.code, failed.reason) == (grpc.StatusCode.ABORTED, "STREAM_INTERRUPTED")
+    assert events[-1].generation_end.partial
     assert finished.code == 0
     lines = [json.loads(line) for line in finished.stderr.splitlines()]
     assert [line["event"] for line in lines] == ["serving", "draining", "call", "stopped"]
-    assert (lines[2]["code"], lines[2]["reason"]) == ("UNAVAILABLE", "GATEWAY_DRAINING")
+    assert (lines[2]["code"], lines[2]["reason"]) == ("ABORTED", "STREAM_INTERRUPTED")
+
+
+async def test_a_call_cut_off_before_content_may_be_sent_again(serve: Serve, logged: LogLines) -> None:
+    """At the end of the grace a call that delivered nothing gets GATEWAY_DRAINING with RetryInfo."""
+
+    async def stall(exchange: Exchange) -> None:
+        await exchange.caller_closed.wait()
+
+    async with Vendor(stall) as vendor:
+        async with serve(providers={"v": {"adapter": "openai", "base_url": vendor.base_url}}) as headgate:
+            plain = asyncio.ensure_future(failing(headgate.stub.Generate(ask("v/m"))))
+            streamed = asyncio.ensure_future(failing(headgate.stub.StreamGenerate(ask("v/m"))))
+            await vendor.exchange(2)
+            await headgate.application.stop(delay=0, grace=0.1)
+            failures = [await plain, await streamed]
+    for failed in failures:
+        assert (failed.code, failed.reason) == (grpc.StatusCode.UNAVAILABLE, "GATEWAY_DRAINING")
+        assert failed.details["RetryInfo"].retry_delay.seconds == 1
+    assert [line["reason"] for line in logged.calls] == ["GATEWAY_DRAINING"] * 2
+    assert logged.errors == []
+
+
+async def test_an_open_watch_does_not_hold_up_the_drain(serve: Serve) -> None:
+    """Clients with health checking keep a Watch open for ever: a drain without calls ends at once all the same."""
+    async with serve(providers={"demo": {"adapter": "mock"}}) as headgate:
+        stub: Any = health_pb2_grpc.HealthStub(headgate.channel)
+        watch = stub.Watch(health_pb2.HealthCheckRequest(service="readiness"))
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        async with asyncio.timeout(5):
+            await headgate.application.stop(delay=0, grace=60)
 
 
 async def test_the_welcome_says_what_is_served_and_a_call_to_paste() -> None:

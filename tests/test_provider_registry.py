@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
 
+import headgate_server
 from headgate_server.config import Provider
 from headgate_server.providers import ADAPTERS, UnresolvedProvider, load_adapter, resolve
 from headgate_server.providers.base import Adapter
 from headgate_server.providers.hosts import HOSTS, Host
+
+INPUT_OUTPUT = {"aiohttp", "asyncio", "grpc", "httpx", "httpx2", "io", "os", "pathlib", "socket", "time"}
+VENDORS_PACKAGES = {"anthropic", "cohere", "google.auth", "google.genai", "openai"}
+PACKAGE = Path(headgate_server.__file__).parent
+TRANSLATION = [*sorted((PACKAGE / "providers").rglob("*.py")), PACKAGE / "json_codec.py", PACKAGE / "sse.py"]
 
 
 def host(name: str, **settings: Any) -> Host:
@@ -75,3 +83,17 @@ def test_every_adapter_of_the_table_is_whole(name: str) -> None:
 def test_every_host_of_the_table_can_be_served(name: str) -> None:
     """Its adapter exists; where the address depends on the operator, it is asked for."""
     assert host(name, base_url=HOSTS[name].base_url or "http://mine").adapter == HOSTS[name].adapter
+
+
+@pytest.mark.parametrize("file", TRANSLATION, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_translation_does_no_io(file: Path) -> None:
+    """It imports no clock, no environment, no network, and no vendor's package."""
+    imported: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        match node:
+            case ast.Import(names=aliases):
+                imported |= {alias.name for alias in aliases}
+            case ast.ImportFrom(module=str(module), names=aliases):
+                imported |= {module, *(f"{module}.{alias.name}" for alias in aliases)}
+    roots = {name.partition(".")[0] for name in imported}
+    assert not (imported | roots) & (INPUT_OUTPUT | VENDORS_PACKAGES)

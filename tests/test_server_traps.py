@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import AsyncGenerator
 from typing import Any, cast
 
@@ -14,10 +15,11 @@ from headgate import v1 as pb
 from headgate_server.app import Application
 from headgate_server.call import Call, CallRegistry
 from headgate_server.config import Config
-from headgate_server.errors import InvalidRequest, Violation
+from headgate_server.errors import GatewayError, InvalidRequest, Violation
 from headgate_server.interceptors.access_log import access_log
 from headgate_server.interceptors.chain import Chain
-from headgate_server.interceptors.status import status
+from headgate_server.interceptors.status import status, to_status
+from headgate_server.servicers.inference import InferenceServicer
 from tests.conftest import LogLines, Serve
 from tests.headgate_process import Headgate, ask, eventually, failing
 from tests.vendor import Exchange, Vendor, answers_text, sse, text_chunk
@@ -76,7 +78,7 @@ class Chained:
     def __init__(self) -> None:
         self.calls = CallRegistry()
         self.servicer = Misbehaving()
-        chain = Chain(SERVICE, self.calls, before_parse=[status, access_log])
+        chain = Chain(SERVICE, self.calls, max_reply_bytes=2**20, before_parse=[status, access_log])
         self.server = grpc.aio.server(interceptors=[chain], options=[("grpc.so_reuseport", 0)])
         pb.add_InferenceServiceServicer_to_server(cast(pb.InferenceServiceServicer, self.servicer), self.server)
         self.port = self.server.add_insecure_port("127.0.0.1:0")
@@ -163,6 +165,40 @@ async def test_malformed_bytes_are_the_callers_error(demo: Headgate, logged: Log
         assert failed.reason == "INVALID_REQUEST"
     assert logged.errors == []
     assert (await demo.stub.Generate(ask("demo/echo"))).candidates
+
+
+async def test_a_call_without_a_request_is_answered(demo: Headgate) -> None:
+    """A caller who closes without a message gets INVALID_ARGUMENT, where grpc.aio alone would never answer."""
+    for method, shape in (("Generate", "stream_unary"), ("StreamGenerate", "stream_stream")):
+        call: Any = getattr(demo.channel, shape)(f"/{SERVICE}/{method}")
+        failed = await failing(call(iter(()), timeout=5))
+        assert (failed.code, failed.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+
+
+async def test_an_error_whose_code_is_ok_does_not_hang_the_call() -> None:
+    """abort(OK) leaves a caller waiting for ever: such an error is a bug of ours, and answered as one."""
+
+    class Impossible(GatewayError):
+        code = grpc.StatusCode.OK
+
+    assert to_status(Impossible("no"), "id", []).code is grpc.StatusCode.INTERNAL
+
+
+async def test_every_method_is_a_literal_coroutine_or_async_generator_function() -> None:
+    """grpc.aio takes anything else for a synchronous handler, or answers an empty stream with OK."""
+    for name in ("Generate", "Embed", "ListModels", "Health"):
+        assert inspect.iscoroutinefunction(getattr(InferenceServicer, name))
+    assert inspect.isasyncgenfunction(InferenceServicer.StreamGenerate)
+
+
+async def test_a_request_that_is_wrong_all_over_is_not_read_to_its_end(demo: Headgate, logged: LogLines) -> None:
+    """A million empty parts cost no more than the first violations, and the log line stays small."""
+    request = ask("x" * 100_000)
+    request.messages[0].parts.extend(pb.Part() for _ in range(100_000))
+    failed = await failing(demo.stub.Generate(request))
+    assert failed.fields[0] == "messages[0].parts[1]"
+    (line,) = logged.calls
+    assert len(str(line)) < 2000
 
 
 async def test_unknown_methods_and_services_are_unimplemented(demo: Headgate, logged: LogLines) -> None:

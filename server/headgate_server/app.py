@@ -65,6 +65,7 @@ class Application:
                 Chain(
                     SERVICE,
                     self._calls,
+                    max_reply_bytes=config.server.max_reply_bytes,
                     before_parse=[
                         status,
                         access_log,
@@ -118,15 +119,18 @@ class Application:
         for name in READINESS:
             await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
         await _sleep(delay, hurry)
-        stopping = asyncio.create_task(self._server.stop(grace + CLEANUP_SECONDS))
+        # Not the server's own stop is waited for: a health Watch that stays open would take all of its grace.
+        stopping = asyncio.create_task(self._server.stop(grace + 2 * CLEANUP_SECONDS))
+        drained = asyncio.create_task(self._calls.drained(grace))
         hurrying = asyncio.create_task(hurry.wait())
-        await asyncio.wait((stopping, hurrying), timeout=grace, return_when=asyncio.FIRST_COMPLETED)
-        self._calls.cut_off = True
-        await self._server.stop(0)
-        hurrying.cancel()
-        await stopping
+        await asyncio.wait((drained, hurrying), return_when=asyncio.FIRST_COMPLETED)
+        self._calls.cut()
         if not await self._calls.drained(CLEANUP_SECONDS):
             log.error("calls_left_at_stop", calls=len(self._calls))
+        hurrying.cancel()
+        await self._server.stop(0)
+        await stopping
+        await drained
         await self._upstream.close()
 
 
@@ -216,8 +220,8 @@ def _channel_options(server: ServerConfig) -> list[tuple[str, int]]:
     options: dict[str, float | None] = {
         "grpc.so_reuseport": 0,
         "grpc.max_receive_message_length": server.max_request_bytes,
-        "grpc.max_send_message_length": server.max_reply_bytes,
-        "grpc.max_metadata_size": server.max_metadata_bytes // 2,
+        "grpc.max_send_message_length": -1,  # the chain refuses with a reason what is larger than max_reply_bytes
+        "grpc.max_metadata_size": server.max_metadata_bytes,  # between the two limits the core refuses at random
         "grpc.absolute_max_metadata_size": server.max_metadata_bytes,
         "grpc.max_concurrent_streams": server.max_concurrent_streams,
         "grpc.keepalive_time_ms": server.keepalive_time * 1000,

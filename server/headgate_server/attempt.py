@@ -16,7 +16,7 @@ from headgate_server.resilience.health import ProviderRecord
 
 
 class Attempt:
-    """Ends exactly once: answered, failed or cancelled."""
+    """Ends exactly once: answered, failed or cancelled, whichever is said first."""
 
     def __init__(self, number: int, target: Target, clocks: Clocks, health: ProviderRecord) -> None:
         self.target = target
@@ -24,6 +24,7 @@ class Attempt:
         self.started = time.monotonic()
         self.clock = AttemptClock(clocks, self.started)
         self._health = health
+        self._ended = False
         health.began()
 
     def content_came(self) -> None:
@@ -35,12 +36,16 @@ class Attempt:
 
     def answered(self, usage: pb.Usage | None) -> None:
         """The vendor's whole answer came, with what it counted."""
+        if self._ended:
+            return
         if usage is not None:
             self.record.usage.CopyFrom(usage)
         self._health.answered(self._end(pb.ATTEMPT_OUTCOME_OK), time.time())
 
     def failed(self, error: GatewayError) -> None:
         """The attempt ended in an error, which learns where it happened."""
+        if self._ended:
+            return
         timed_out = isinstance(error, ProviderTimeout)
         self._end(pb.ATTEMPT_OUTCOME_TIMED_OUT if timed_out else pb.ATTEMPT_OUTCOME_FAILED)
         self.record.error_reason = error.reason
@@ -53,6 +58,8 @@ class Attempt:
 
     def cancelled(self) -> None:
         """The caller went away; no merit or fault of the provider's."""
+        if self._ended:
+            return
         self._end(pb.ATTEMPT_OUTCOME_CANCELLED)
         self._health.neutral()
 
@@ -72,6 +79,7 @@ class Attempt:
             raise
 
     def _end(self, outcome: pb.AttemptOutcome.ValueType) -> float:
+        self._ended = True
         latency = time.monotonic() - self.started
         self.record.outcome = outcome
         self.record.latency.FromNanoseconds(int(latency * 1e9))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from headgate import v1 as pb
 
 REQUEST_ID = "x-request-id"
+RETRY_AFTER_STOP = 1.0
 _ACCEPTED_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
@@ -28,11 +29,8 @@ class Call:
     attempt, whatever becomes of it. Times are seconds of the monotonic clock.
     """
 
-    def __init__(
-        self, method: str, context: grpc.aio.ServicerContext[Any, Any], calls: CallRegistry, raw: bytes
-    ) -> None:
+    def __init__(self, method: str, context: grpc.aio.ServicerContext[Any, Any], calls: CallRegistry) -> None:
         self.method = method
-        self.raw = raw
         self.context = context
         self.metadata: dict[str, str | bytes] = dict(context.invocation_metadata() or ())
         self.request_id = _request_id(self.metadata.get(REQUEST_ID))
@@ -40,6 +38,9 @@ class Call:
         self.request: Message | None = None
         self.attempts: list[pb.Attempt] = []
         self.finish_reasons: list[str] = []
+        self.task = asyncio.current_task()
+        self.delivering = False
+        """Events have gone out: what breaks from now on must not look retryable."""
         self.caller_gone = False
         self.unanswerable = False
         self._calls = calls
@@ -64,20 +65,25 @@ class Call:
         if isinstance(exception, GatewayError):
             return exception
         if isinstance(exception, asyncio.CancelledError) and self._cancelled_from_outside():
-            self.unanswerable = True
             return self._cancellation()
         error = errors.InternalError()
         error.__cause__ = exception
         return error
 
     def _cancellation(self) -> GatewayError:
-        """Why gRPC cancelled the handler; it tells the caller itself."""
+        """Why the handler was cancelled. A caller who left or ran out of time hears from gRPC itself."""
+        if self.stopped_by_server:
+            return interrupted_by_stop() if self.delivering else stopped_before_content()
+        self.unanswerable = True
         remaining = self.context.time_remaining()
         if remaining is not None and remaining <= 0:
             return errors.DeadlineExceeded("the caller's deadline passed")
-        if self._calls.cut_off:
-            return errors.GatewayDraining("the server stopped before the call had ended")
         return errors.CallCancelled("the caller went away")
+
+    @property
+    def stopped_by_server(self) -> bool:
+        """The server's patience is over: it is not the caller who cancels."""
+        return self._calls.cut_off and not self.caller_gone
 
     def _cancelled_from_outside(self) -> bool:
         """A cancelled task of ours that somebody awaits raises the same exception, but nobody cancelled this one."""
@@ -93,7 +99,6 @@ class CallRegistry:
         self._idle = asyncio.Event()
         self._idle.set()
         self.cut_off = False
-        """The server's patience is over: calls still in flight are cancelled by it, not by their callers."""
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -107,6 +112,13 @@ class CallRegistry:
         if not self._calls:
             self._idle.set()
 
+    def cut(self) -> None:
+        """Cancels every call, so that each can still tell its caller why."""
+        self.cut_off = True
+        for call in self._calls:
+            if call.task is not None:
+                call.task.cancel()
+
     async def drained(self, seconds: float) -> bool:
         """Waits until no call is left, at most `seconds`; False if some are."""
         try:
@@ -114,6 +126,19 @@ class CallRegistry:
         except TimeoutError:
             return False
         return True
+
+
+def stopped_before_content() -> errors.GatewayDraining:
+    """The error of a call that the server's stop ended before anything was delivered."""
+    return errors.GatewayDraining("the server stopped before the call had ended", retry_after=RETRY_AFTER_STOP)
+
+
+def interrupted_by_stop() -> errors.StreamInterrupted:
+    """The error of a stream that the server's stop ended in the middle."""
+    return errors.StreamInterrupted(
+        "the server stopped after content was delivered",
+        facts={"partial_output": "true", "cause": errors.GatewayDraining.reason},
+    )
 
 
 def _request_id(given: str | bytes | None) -> str:

@@ -31,14 +31,14 @@ def split(items: Sequence[T], size: int) -> list[Sequence[T]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def check_reply_size(request: pb.EmbedRequest, max_reply_bytes: int) -> None:
-    """Refuses, before any vendor is called, a matrix that is known to be too large.
+def check_reply_size(request: pb.EmbedRequest, dimensions: int, max_reply_bytes: int) -> None:
+    """Refuses, before a vendor is called, a matrix that is known to be too large.
 
     Raises:
-        InvalidRequest: rows times the dimensions asked for exceed `max_reply_bytes`.
+        InvalidRequest: as many rows of so many dimensions exceed `max_reply_bytes`.
     """
     width = 4 if request.layout == pb.EMBED_LAYOUT_FLOAT_LIST else ELEMENT_BYTES[request.element_type]
-    size = len(request.inputs) * max(request.dimensions, 1) * width
+    size = len(request.inputs) * dimensions * width
     if size > max_reply_bytes:
         raise InvalidRequest.at(
             "inputs",

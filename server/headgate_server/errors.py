@@ -39,6 +39,8 @@ from typing import ClassVar
 
 from grpc import StatusCode
 
+NAMED_IN_MESSAGE = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Violation:
@@ -97,6 +99,13 @@ class InvalidRequest(GatewayError):
     def at(cls, field: str, description: str) -> InvalidRequest:
         """The error for one field."""
         return cls(f"{field}: {description}", violations=[Violation(field, description)])
+
+    @classmethod
+    def of(cls, violations: Sequence[Violation]) -> InvalidRequest:
+        """The error for all of them; its text names the first."""
+        named = "; ".join(f"{v.field}: {v.description}" for v in violations[:NAMED_IN_MESSAGE])
+        more = f"; and {len(violations) - NAMED_IN_MESSAGE} more" if len(violations) > NAMED_IN_MESSAGE else ""
+        return cls(named + more, violations=violations)
 
 
 class UnsupportedParameter(InvalidRequest):

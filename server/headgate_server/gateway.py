@@ -23,6 +23,7 @@ from headgate_server.upstream import Upstream
 
 Request = pb.GenerateRequest | pb.EmbedRequest
 T = TypeVar("T")
+LARGE_MATRIX_BYTES = 1024 * 1024
 
 
 class Gateway:
@@ -46,6 +47,8 @@ class Gateway:
         self._health = health
         self._catalog = catalog
         self._max_reply_bytes = max_reply_bytes
+        self._dimensions: dict[Target, int] = {}
+        """What a model answered when it was not asked for a number of dimensions."""
 
     async def generate(self, request: pb.GenerateRequest, call: Call) -> pb.GenerateResponse:
         """The whole answer.
@@ -112,9 +115,10 @@ class Gateway:
         Raises:
             GatewayError: no target answered; it is the last target's error.
         """
-        embeddings.check_reply_size(request, self._max_reply_bytes)
 
         async def answer_from(target: Target) -> pb.EmbedResponse:
+            dimensions = request.dimensions or self._dimensions.get(target, 1)
+            embeddings.check_reply_size(request, dimensions, self._max_reply_bytes)
             endpoint = self._upstream.endpoint(target)
             places = asyncio.Semaphore(endpoint.embed_concurrency)
 
@@ -130,27 +134,32 @@ class Gateway:
 
             batches = embeddings.split(request.inputs, target.host.quirks.embed_batch)
             answer = embeddings.join(await _all_or_nothing([embed_batch(batch) for batch in batches]))
+            if not request.dimensions:
+                self._dimensions[target] = answer.dimensions
             answer.provider = target.provider
             answer.model = answer.model or target.model
             add_cost(answer, self._catalog.prices(target))
             return answer
 
         answer = await self._first(request, call, answer_from)
-        embeddings.convert(answer, request)
+        if len(answer.data) > LARGE_MATRIX_BYTES:
+            await asyncio.to_thread(embeddings.convert, answer, request)
+        else:
+            embeddings.convert(answer, request)
         answer.id = new_id()
         answer.attempts.extend(call.attempts)
         return answer
 
     async def _first(self, request: Request, call: Call, answer_from: Callable[[Target], Awaitable[T]]) -> T:
         """The first target's answer that commits. One attempt a target, in order; the last failure is raised."""
-        targets = self._routes.targets(request.model, request.routing)
+        targets, own = self._routes.route(request.model, request.routing)
         if request.execution.HasField("max_attempts"):
             targets = targets[: request.execution.max_attempts]
-        for target in targets[:-1]:
+        for following, target in enumerate(targets[:-1], start=1):
             try:
                 return await answer_from(target)
             except GatewayError as error:
-                if not next_target_may_answer(error, request.routing):
+                if not next_target_may_answer(error, request.routing, is_fallback=following >= own):
                     raise
         return await answer_from(targets[-1])
 
@@ -169,9 +178,16 @@ async def _all_or_nothing(answers: Sequence[Coroutine[None, None, T]]) -> list[T
     """All answers in order; the first failure cancels the others and is raised."""
     if len(answers) == 1:
         return [await answers[0]]
+    tasks = [asyncio.create_task(answer) for answer in answers]
+    # Not a TaskGroup: on Python 3.11 it leaves this task marked as cancelled after a failure, and swallows a caller's
+    # cancel that comes at the same moment.
     try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(answer) for answer in answers]
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        if not task.cancelled() and (error := task.exception()):
+            raise error
     return [task.result() for task in tasks]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncGenerator
 
 from headgate import v1 as pb
 
 from headgate_server.attempt import Attempt
-from headgate_server.call import Call
-from headgate_server.errors import ContentFiltered, GatewayError, StreamInterrupted
+from headgate_server.call import Call, interrupted_by_stop
+from headgate_server.errors import ContentFiltered, GatewayError, InternalError, StreamInterrupted
 from headgate_server.prices import PriceList, add_cost
 from headgate_server.providers.base import HttpCall, Stream
 from headgate_server.upstream import Upstream
@@ -39,6 +40,7 @@ class Generation:
         self._held_back: list[pb.StreamGenerateResponse] = []
         self._content_came = False
         self._ended = False
+        self._left_to_upstream = False
 
     async def commit(self) -> None:
         """Waits for the first content, or the end of an answer without any.
@@ -68,17 +70,32 @@ class Generation:
                 for event in events:
                     yield event
                 events = await self._read()
+        except ContentFiltered as blocked:
+            await self._vendor_events.aclose()
+            for event in self._filter(blocked):
+                yield event
         except GatewayError as error:
             self._attempt.failed(error)
             await self._vendor_events.aclose()
             for event in self._interrupt(pb.FINISH_REASON_ERROR):
                 yield event
             raise _interrupted(error) from error
+        except asyncio.CancelledError:
+            if not self._call.stopped_by_server:
+                raise
+            self._attempt.cancelled()
+            await self._vendor_events.aclose()
+            for event in self._interrupt(pb.FINISH_REASON_ERROR):
+                yield event
+            raise interrupted_by_stop() from None
+        except Exception:
+            self._attempt.failed(InternalError())
+            raise
         finally:
             if not self._ended:
                 self._attempt.cancelled()
                 self._interrupt(pb.FINISH_REASON_CANCELLED)
-            if not self._stream.complete:
+            if not self._left_to_upstream:
                 await self._vendor_events.aclose()
 
     async def _read(self) -> list[pb.StreamGenerateResponse]:
@@ -91,6 +108,7 @@ class Generation:
                 self._content_came = True
                 self._attempt.content_came()
             if self._stream.complete:
+                self._left_to_upstream = True
                 self._upstream.finish(self._vendor_events)
                 return events + self._end(self._stream.end())
             if events:
@@ -109,6 +127,19 @@ class Generation:
     def _end(self, events: list[pb.StreamGenerateResponse]) -> list[pb.StreamGenerateResponse]:
         self._ended = True
         end = events[-1].generation_end
+        self._attempt.answered(end.usage if end.HasField("usage") else None)
+        return self._accounted(events)
+
+    def _filter(self, blocked: ContentFiltered) -> list[pb.StreamGenerateResponse]:
+        """A content filter stopped the answer in the middle: an outcome, and the answer's end."""
+        self._ended = True
+        candidate = filtered(blocked)
+        events = self._stream.interrupt(pb.FINISH_REASON_CONTENT_FILTER)
+        for event in events:
+            if event.HasField("candidate_end"):
+                event.candidate_end.finish.CopyFrom(candidate.finish)
+        end = events[-1].generation_end
+        end.partial = False
         self._attempt.answered(end.usage if end.HasField("usage") else None)
         return self._accounted(events)
 

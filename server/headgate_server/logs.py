@@ -43,11 +43,20 @@ def configure(level: str, form: str) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )
+    handler.addFilter(_without_metadata)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(least)
     for name in CHATTY:
         logging.getLogger(name).setLevel(max(least, logging.WARNING))
+
+
+def _without_metadata(record: logging.LogRecord) -> bool:
+    """gRPC logs metadata that is not UTF-8 word for word, a caller's credentials among them."""
+    if record.name.startswith("grpc") and "nvalid encoding" in record.getMessage():
+        record.msg, record.args, record.exc_info = "metadata that is not UTF-8 was received", (), None
+        record.exc_text = None
+    return True
 
 
 def _render_json(_logger: Any, _name: str, event: structlog.typing.EventDict) -> str:

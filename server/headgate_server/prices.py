@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from headgate import v1 as pb
 
 MILLION = 1_000_000
+MOST_NANOS = 2**63 - 1
 
 Account = pb.GenerateResponse | pb.EmbedResponse | pb.GenerationEnd
 
@@ -49,17 +50,22 @@ class PriceList:
         for threshold, tier in self.tiers:
             if usage.input_tokens > threshold:
                 rates = tier
-        cost = pb.Cost(
+        components = {
+            "input_nanos": _nanos(_input(usage, rates)),
+            "cache_read_nanos": _nanos(usage.cache_read_tokens * _or(rates.cache_read, rates.input)),
+            "cache_write_nanos": _nanos(_cache_write(usage, rates)),
+            "output_nanos": _nanos(_output(usage, rates)),
+        }
+        total = sum(components.values())
+        if total > MOST_NANOS:
+            return None
+        return pb.Cost(
+            total_nanos=total,
             currency_code=self.currency,
-            input_nanos=_nanos(_input(usage, rates)),
-            cache_read_nanos=_nanos(usage.cache_read_tokens * _or(rates.cache_read, rates.input)),
-            cache_write_nanos=_nanos(_cache_write(usage, rates)),
-            output_nanos=_nanos(_output(usage, rates)),
             source=pb.COST_SOURCE_ESTIMATE,
             price_version=self.version,
+            **components,
         )
-        cost.total_nanos = cost.input_nanos + cost.cache_read_nanos + cost.cache_write_nanos + cost.output_nanos
-        return cost
 
     def model_prices(self) -> list[pb.ModelPrice]:
         """The rates as ListModels shows them, those of long contexts with their threshold."""

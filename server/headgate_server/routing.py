@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from headgate import v1 as pb
 
 from headgate_server.errors import ContextLengthExceeded, GatewayError, ModelNotFound, NoEligibleProvider
 from headgate_server.providers.base import Target
+
+
+class Route(NamedTuple):
+    """Where one call may go: `targets` in order, the first `own` of them those of the model that was asked for."""
+
+    targets: Sequence[Target]
+    own: int
 
 
 class Routes:
@@ -28,7 +36,7 @@ class Routes:
     def aliases(self) -> Mapping[str, Sequence[Target]]:
         return self._aliases
 
-    def targets(self, model: str, policy: pb.RoutingPolicy) -> Sequence[Target]:
+    def route(self, model: str, policy: pb.RoutingPolicy) -> Route:
         """Every target that may answer, best first: those of `model`, then those of the policy's fallbacks.
 
         Raises:
@@ -36,19 +44,23 @@ class Routes:
             NoEligibleProvider: the policy's provider lists leave none.
         """
         if not (policy.fallbacks or policy.allowed_providers or policy.denied_providers):
-            return self._resolve(model, "model")
-        named = [(model, "model")]
-        named += [(name, f"routing.fallbacks[{index}]") for index, name in enumerate(policy.fallbacks)]
-        found = [target for name, field in named for target in self._resolve(name, field)]
+            targets = self._resolve(model, "model")
+            return Route(targets, len(targets))
+        own = self._resolve(model, "model")
+        fallbacks = [
+            target
+            for index, name in enumerate(policy.fallbacks)
+            for target in self._resolve(name, f"routing.fallbacks[{index}]")
+        ]
         allowed, denied = set(policy.allowed_providers), set(policy.denied_providers)
         eligible = [
             target
-            for target in dict.fromkeys(found)
+            for target in dict.fromkeys((*own, *fallbacks))
             if target.provider not in denied and (not allowed or target.provider in allowed)
         ]
         if not eligible:
             raise NoEligibleProvider(f'no provider of model "{model}" is allowed by the routing policy')
-        return eligible
+        return Route(eligible, sum(target in own for target in eligible))
 
     def _resolve(self, name: str, field: str) -> Sequence[Target]:
         provider, slash, model = name.partition("/")
@@ -63,9 +75,15 @@ class Routes:
         return (target,)
 
 
-def next_target_may_answer(error: GatewayError, policy: pb.RoutingPolicy) -> bool:
-    """Whether this failure at one target is a reason to try the next, by the contract's table and the policy."""
+def next_target_may_answer(error: GatewayError, policy: pb.RoutingPolicy, *, is_fallback: bool) -> bool:
+    """Whether this failure is a reason to try the next target.
+
+    The contract's table says it for the targets of the model that was asked for; the caller's triggers say whether a
+    fallback is tried at all.
+    """
     triggers = policy.fallback_triggers
     if isinstance(error, ContextLengthExceeded):
         return pb.FALLBACK_TRIGGER_CONTEXT_LENGTH in triggers
-    return error.other_target and (not triggers or pb.FALLBACK_TRIGGER_ERROR in triggers)
+    if is_fallback and triggers and pb.FALLBACK_TRIGGER_ERROR not in triggers:
+        return False
+    return error.other_target

@@ -15,7 +15,7 @@ MAX_LABELS = 16
 MAX_LABEL_KEY_BYTES = 64
 MAX_LABEL_VALUE_BYTES = 256
 MAX_COALESCE_MILLISECONDS = 1000
-NAMED_IN_MESSAGE = 3
+MAX_VIOLATIONS = 64
 
 ELEMENT_TYPES = frozenset(pb.ElementType.values())
 EMBED_LAYOUTS = frozenset(pb.EmbedLayout.values())
@@ -28,14 +28,23 @@ TOOL_CALL_KINDS = frozenset(pb.ToolCallKind.values())
 TOOL_CHOICE_MODES = frozenset(pb.ToolChoiceMode.values())
 UNSUPPORTED_POLICIES = frozenset(pb.UnsupportedPolicy.values())
 
-Found = list[Violation]
+
+class Found(list[Violation]):
+    """The violations so far. A request that is wrong all over is not read to its end."""
+
+    def append(self, violation: Violation) -> None:
+        super().append(violation)
+        if len(self) >= MAX_VIOLATIONS:
+            raise InvalidRequest.of(self)
+
+
 _decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def check_generate(request: pb.GenerateRequest) -> None:
     """Raises InvalidRequest with every violation, or UnsupportedParameter for what this server does not do yet."""
-    found: Found = []
+    found = Found()
     _generate(request, found)
     _refuse(found)
     if request.HasField("routing") or request.HasField("execution"):
@@ -44,7 +53,7 @@ def check_generate(request: pb.GenerateRequest) -> None:
 
 def check_embed(request: pb.EmbedRequest) -> None:
     """Raises InvalidRequest with every violation, or UnsupportedParameter for what this server does not do yet."""
-    found: Found = []
+    found = Found()
     _embed(request, found)
     _refuse(found)
     if request.HasField("routing") or request.HasField("execution"):
@@ -59,9 +68,7 @@ def check_list_models(request: pb.ListModelsRequest) -> None:
 
 def _refuse(found: Found) -> None:
     if found:
-        named = "; ".join(f"{v.field}: {v.description}" for v in found[:NAMED_IN_MESSAGE])
-        more = f"; and {len(found) - NAMED_IN_MESSAGE} more" if len(found) > NAMED_IN_MESSAGE else ""
-        raise InvalidRequest(f"invalid request: {named}{more}", violations=found)
+        raise InvalidRequest.of(found)
 
 
 def _generate(request: pb.GenerateRequest, found: Found) -> None:
@@ -332,8 +339,7 @@ def _not_yet(routing: pb.RoutingPolicy, execution: pb.ExecutionPolicy) -> Iterat
 def _refuse_unsupported(fields: Iterable[str]) -> None:
     found = [Violation(field, "is not implemented by this server yet") for field in fields]
     if found:
-        message = "; ".join(f"{violation.field}: {violation.description}" for violation in found)
-        raise UnsupportedParameter(message, violations=found)
+        raise UnsupportedParameter.of(found)
 
 
 def _known(values: frozenset[int], value: int, path: str, found: Found) -> None:

@@ -13,7 +13,8 @@ import grpc
 import pytest
 from headgate import v1 as pb
 
-from headgate_server.providers import azure_openai, azure_openai_responses
+from headgate_server.providers import azure_openai
+from headgate_server.providers.azure_openai import responses as azure_openai_responses
 from headgate_server.providers.base import HttpCall, Target
 from headgate_server.providers.hosts import HOSTS
 from tests.conftest import Serve

@@ -67,6 +67,7 @@ def serve(*, config: Path | None = None) -> int:
         Configuration file; by default the one that HEADGATE_CONFIG names. With neither, the mock is served on loopback,
         and every known host whose usual key variable is set.
     """
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # the core's own lines on stderr are not JSON
     from headgate_server.config import ConfigError, load
 
     try:

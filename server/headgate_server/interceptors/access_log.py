@@ -11,7 +11,9 @@ import structlog
 from headgate import v1 as pb
 
 from headgate_server.call import Call
-from headgate_server.errors import GatewayError
+from headgate_server.errors import GatewayError, InvalidRequest
+
+MAX_TEXT = 256
 
 log = structlog.get_logger(component="access")
 
@@ -25,6 +27,9 @@ async def access_log(call: Call) -> AsyncIterator[None]:
     finally:
         error = call.conclude(sys.exception())
         log.info("call", **_line(call, error))
+        if error and error.vendor_detail:
+            # A vendor's words may repeat the prompt: they are for those who ask for them.
+            log.debug("vendor_detail", detail=error.vendor_detail)
 
 
 def _line(call: Call, error: GatewayError | None) -> dict[str, Any]:
@@ -36,14 +41,13 @@ def _line(call: Call, error: GatewayError | None) -> dict[str, Any]:
     }
     if error:
         line["reason"] = error.reason
-        line["error"] = error.message
+        line["error"] = error.message[:MAX_TEXT]
         if error.facts:
             line["facts"] = error.facts
-        if error.vendor_detail:
-            line["vendor_detail"] = error.vendor_detail
     if isinstance(call.request, pb.GenerateRequest | pb.EmbedRequest):
-        line["model"] = call.request.model
-        line["labels"] = dict(call.request.labels)
+        line["model"] = call.request.model[:MAX_TEXT]
+        if not isinstance(error, InvalidRequest):
+            line["labels"] = dict(call.request.labels)
     if call.finish_reasons:
         line["finish"] = call.finish_reasons
     if call.attempts:

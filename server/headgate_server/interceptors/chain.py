@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]
 
 Respond = Callable[[Call], Awaitable[Any]]
+Serialize = Callable[[Message], bytes]
 
 
 class Chain(grpc.aio.ServerInterceptor):
@@ -38,11 +39,13 @@ class Chain(grpc.aio.ServerInterceptor):
         service: str,
         calls: CallRegistry,
         *,
+        max_reply_bytes: int,
         before_parse: Sequence[Interceptor],
         after_parse: Sequence[Interceptor] = (),
     ) -> None:
         self._prefix = f"/{service}/"
         self._calls = calls
+        self._max_reply_bytes = max_reply_bytes
         self._before_parse = tuple(before_parse)
         self._after_parse = tuple(after_parse)
         self._handlers: dict[str, Handler] = {}
@@ -62,39 +65,49 @@ class Chain(grpc.aio.ServerInterceptor):
         return driven
 
     def _drive(self, method: str, handler: Handler) -> Handler:
-        """The handler with everything around it, put together once."""
+        """The handler with everything around it, put together once.
+
+        To gRPC every method takes a stream of bytes, so that the chain runs before the request is received, and can
+        answer a caller who ends without one. On the wire that is the same.
+        """
+        answer = _stream if handler.response_streaming else _unary
+        respond = self._around(handler, answer(handler, self._serialize(handler)))
+
+        async def driven(_requests: Any, context: Context) -> Any:
+            call = Call(method, context, self._calls)
+            self._calls.enter(call)
+            try:
+                return await respond(call)
+            finally:
+                self._calls.leave(call)
+
+        # types-grpcio knows only the synchronous shapes of handlers.
         if handler.response_streaming:
-            stream = self._around(handler, _stream(handler))
-
-            async def unary_stream(raw: bytes, context: Context) -> None:
-                await self._registered(Call(method, context, self._calls, raw), stream)
-
-            # types-grpcio knows only the synchronous shapes of handlers.
-            return grpc.unary_stream_rpc_method_handler(cast(Any, unary_stream), None, handler.response_serializer)
-
-        unary = self._around(handler, _unary(handler))
-
-        async def unary_unary(raw: bytes, context: Context) -> Any:
-            return await self._registered(Call(method, context, self._calls, raw), unary)
-
-        return grpc.unary_unary_rpc_method_handler(cast(Any, unary_unary), None, handler.response_serializer)
+            return grpc.stream_stream_rpc_method_handler(cast(Any, driven), None, None)
+        return grpc.stream_unary_rpc_method_handler(cast(Any, driven), None, None)
 
     def _around(self, handler: Handler, respond: Respond) -> Respond:
         parsed = _within(self._after_parse, respond)
         parse = handler.request_deserializer
 
         async def parse_and_respond(call: Call) -> Any:
-            call.request = _parse(parse, call.raw)
+            call.request = _parse(parse, await call.context.read())
             return await parsed(call)
 
         return _within(self._before_parse, parse_and_respond)
 
-    async def _registered(self, call: Call, respond: Respond) -> Any:
-        self._calls.enter(call)
-        try:
-            return await respond(call)
-        finally:
-            self._calls.leave(call)
+    def _serialize(self, handler: Handler) -> Serialize:
+        """Serializes, and refuses what is larger than a caller may be sent: the core would tell no reason."""
+        serialize: Any = handler.response_serializer
+        limit = self._max_reply_bytes
+
+        def serialize_within_limit(reply: Message) -> bytes:
+            data = cast(bytes, serialize(reply))
+            if len(data) > limit:
+                raise InvalidRequest(f"the answer takes {len(data)} bytes, more than server.max_reply_bytes ({limit})")
+            return data
+
+        return serialize_within_limit
 
 
 def _within(interceptors: Sequence[Interceptor], respond: Respond) -> Respond:
@@ -112,34 +125,35 @@ def _within_one(interceptor: Interceptor, respond: Respond) -> Respond:
     return respond_within
 
 
-def _unary(handler: Handler) -> Respond:
+def _unary(handler: Handler, serialize: Serialize) -> Respond:
     behaviour: Any = handler.unary_unary
 
-    async def respond(call: Call) -> Any:
-        reply = await behaviour(call.request, call)
+    async def respond(call: Call) -> bytes:
+        reply = serialize(await behaviour(call.request, call))
         await _send(call, call.context.send_initial_metadata(((REQUEST_ID, call.request_id),)))
         return reply
 
     return respond
 
 
-def _stream(handler: Handler) -> Respond:
+def _stream(handler: Handler, serialize: Serialize) -> Respond:
     behaviour: Any = handler.unary_stream
 
     async def respond(call: Call) -> None:
         write = call.context.write
-        began = False
         async with aclosing(behaviour(call.request, call)) as events:
             async for event in events:
-                if not began:
-                    began = True
+                if not call.delivering:
+                    call.delivering = True
                     await _send(call, call.context.send_initial_metadata(((REQUEST_ID, call.request_id),)))
-                await _send(call, write(event))
+                await _send(call, write(serialize(event)))
 
     return respond
 
 
-def _parse(parse: Any, raw: bytes) -> Message:
+def _parse(parse: Any, raw: Any) -> Message:
+    if raw is grpc.aio.EOF:
+        raise InvalidRequest("the call ended without a request")
     try:
         return cast(Message, parse(raw))
     except DecodeError:

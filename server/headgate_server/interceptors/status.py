@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -14,9 +14,10 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
+from headgate import v1 as pb
 
 from headgate_server.call import REQUEST_ID, Call
-from headgate_server.errors import GatewayError, InternalError, ProviderError
+from headgate_server.errors import GatewayError, GatewayOverloaded, InternalError, Violation
 
 DOMAIN = "headgate"
 MAX_MESSAGE_BYTES = 512
@@ -47,19 +48,19 @@ async def status(call: Call) -> AsyncIterator[None]:
             raise asyncio.CancelledError from None
         if isinstance(error, InternalError):
             log.error("internal_error", method=call.method, exc_info=exception)
-        rpc_status = to_status(error, call.request_id, attempts=len(call.attempts))
+        rpc_status = to_status(error, call.request_id, call.attempts)
         await call.context.abort_with_status(rpc_status)
 
 
-def to_status(error: GatewayError, request_id: str, *, attempts: int) -> RpcStatus:
+def to_status(error: GatewayError, request_id: str, attempts: Sequence[pb.Attempt]) -> RpcStatus:
     """The status of an error: message of at most 512 ASCII bytes, details of at most 2 KiB."""
+    if error.code is grpc.StatusCode.OK:  # gRPC would answer nothing at all
+        error = InternalError()
     message = _ascii(error.message, MAX_MESSAGE_BYTES)
     rich = status_pb2.Status(code=error.code.value[0], message=message)
-    for detail in _details(error, request_id, attempts):
-        packed = AnyMessage()
-        packed.Pack(detail)
-        if rich.ByteSize() + packed.ByteSize() + 8 <= MAX_DETAILS_BYTES:
-            rich.details.append(packed)
+    for detail in _details(error, request_id, len(attempts)):
+        _add(rich, detail)
+    _add_violations(rich, error.violations)
     trailer: list[tuple[str, str | bytes]] = [
         (REQUEST_ID, request_id),
         ("grpc-status-details-bin", rich.SerializeToString()),
@@ -88,27 +89,41 @@ def _details(error: GatewayError, request_id: str, attempts: int) -> list[Messag
                 resource_name=_ascii(error.resource.name, MAX_FACT_BYTES),
             )
         )
-    if error.violations:
-        details.append(
-            error_details_pb2.BadRequest(
-                field_violations=[
-                    error_details_pb2.BadRequest.FieldViolation(
-                        field=_ascii(violation.field, MAX_FACT_BYTES),
-                        description=_ascii(violation.description, MAX_FACT_BYTES),
-                    )
-                    for violation in error.violations[:MAX_VIOLATIONS]
-                ]
-            )
-        )
     return details
 
 
-def _pushback(error: GatewayError, attempts: int) -> int | None:
+def _add(rich: status_pb2.Status, detail: Message) -> bool:
+    """Adds a detail if it fits."""
+    packed = AnyMessage()
+    packed.Pack(detail)
+    fits = rich.ByteSize() + packed.ByteSize() + 8 <= MAX_DETAILS_BYTES
+    if fits:
+        rich.details.append(packed)
+    return fits
+
+
+def _add_violations(rich: status_pb2.Status, violations: Sequence[Violation]) -> None:
+    """As many as fit, the first first."""
+    bad_request = error_details_pb2.BadRequest(
+        field_violations=[
+            error_details_pb2.BadRequest.FieldViolation(
+                field=_ascii(violation.field, MAX_FACT_BYTES),
+                description=_ascii(violation.description, MAX_FACT_BYTES),
+            )
+            for violation in violations[:MAX_VIOLATIONS]
+        ]
+    )
+    while bad_request.field_violations and not _add(rich, bad_request):
+        bad_request.field_violations.pop()
+
+
+def _pushback(error: GatewayError, attempts: Sequence[pb.Attempt]) -> int | None:
     """Milliseconds for gRPC's own retry machinery; -1 stops it.
 
-    Once a vendor has failed the gateway has tried enough, and a call that cannot be retried never should.
+    Once a vendor was reached the gateway has tried enough, and a call that cannot be retried never should.
     """
-    if not error.retryable or (attempts and isinstance(error, ProviderError)):
+    reached_vendor = any(attempt.error_reason != GatewayOverloaded.reason for attempt in attempts)
+    if not error.retryable or reached_vendor:
         return -1
     return None if error.retry_after is None else math.ceil(error.retry_after * 1000)
 

@@ -1,6 +1,6 @@
 """The table of adapters, and what a configured provider comes down to.
 
-A new vendor with a wire of its own is one module and one line here; a host that speaks a wire we have is one row in
+A new vendor with a wire of its own is one package and one line here; a host that speaks a wire we have is one row in
 hosts.py. Other people's adapters come by the entry-point group `headgate.adapters`: an object that is an Adapter.
 """
 
@@ -23,7 +23,7 @@ ADAPTERS = {
     "cohere": "headgate_server.providers.cohere",
     "anthropic": "headgate_server.providers.anthropic",
     "azure-openai": "headgate_server.providers.azure_openai",
-    "azure-openai-responses": "headgate_server.providers.azure_openai_responses",
+    "azure-openai-responses": "headgate_server.providers.azure_openai.responses",
     "openai": "headgate_server.providers.openai",
     "openai-responses": "headgate_server.providers.openai_responses",
     "mock": "headgate_server.providers.openai",  # transports/mock.py answers in OpenAI's wire

@@ -68,7 +68,7 @@ class Stream(Protocol):
 
 
 class Adapter(Protocol):
-    """A module that translates. It does no I/O and reads no environment."""
+    """A module or package that translates. It does no I/O and reads no environment."""
 
     @property
     def CAPABILITIES(self) -> frozenset[str]:

@@ -16,7 +16,7 @@ from headgate_server.json_codec import JsonObject, dumps
 from headgate_server.providers import gemini
 from headgate_server.providers.base import HttpCall, Target
 from headgate_server.providers.gemini import CAPABILITIES, Stream, decode, error, headers
-from headgate_server.providers.gemini_embed import (
+from headgate_server.providers.gemini.embed import (
     decode_embed,
     embed_content,
     task_type,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import bisect
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -83,5 +82,5 @@ def _last_name(token: str) -> str:
     """The name after which a page begins: a token stays good when models come and go."""
     try:
         return base64.b64decode(token, altchars=b"-_", validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # not ASCII, not base64, not UTF-8
         raise InvalidRequest.at("page_token", "is not a token of this service") from None

@@ -13,11 +13,11 @@ from headgate import v1 as pb
 
 from headgate_server.json_codec import JsonObject, caller_object, caller_raw, dumps, merge_patch
 from headgate_server.providers.base import HttpCall, Target
-from headgate_server.providers.gemini_answer import decode
-from headgate_server.providers.gemini_contents import ContentWriter
-from headgate_server.providers.gemini_embed import decode_embed, encode_embed
-from headgate_server.providers.gemini_errors import error
-from headgate_server.providers.gemini_stream import Stream
+from headgate_server.providers.gemini.answer import decode
+from headgate_server.providers.gemini.contents import ContentWriter
+from headgate_server.providers.gemini.embed import decode_embed, encode_embed
+from headgate_server.providers.gemini.errors import error
+from headgate_server.providers.gemini.stream import Stream
 from headgate_server.providers.losses import Losses, unsupported
 
 __all__ = [

@@ -16,9 +16,9 @@ from headgate import v1 as pb
 from headgate_server.errors import ProviderProtocolError
 from headgate_server.json_codec import JsonObject, caller_object, dumps, loads_object, merge_patch
 from headgate_server.providers.base import HttpCall, Target
-from headgate_server.providers.gemini_contents import ContentWriter
-from headgate_server.providers.gemini_errors import reported_error
-from headgate_server.providers.gemini_usage import usage
+from headgate_server.providers.gemini.contents import ContentWriter
+from headgate_server.providers.gemini.errors import reported_error
+from headgate_server.providers.gemini.usage import usage
 from headgate_server.providers.losses import Losses, unsupported
 from headgate_server.providers.reading import count, mapping, objects
 

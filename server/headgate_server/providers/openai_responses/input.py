@@ -10,13 +10,14 @@ from typing import Literal, NamedTuple
 import msgspec
 from headgate import v1 as pb
 
+from headgate_server.errors import InvalidRequest
 from headgate_server.json_codec import JsonObject, caller_object, caller_raw, merge_patch
 from headgate_server.providers.base import Target
 from headgate_server.providers.call_ids import fitting_call_id
 from headgate_server.providers.losses import Losses, unsupported
 from headgate_server.providers.media import media_address, media_kind
-from headgate_server.providers.openai_messages import AUDIO_FORMATS
-from headgate_server.providers.openai_responses_answer import FILE_ANNOTATIONS
+from headgate_server.providers.openai.messages import AUDIO_FORMATS
+from headgate_server.providers.openai_responses.answer import FILE_ANNOTATIONS
 
 CALL_IDS = r"(?s).{1,64}"
 CONTENT_PREFIXES = ("input_", "output_")
@@ -100,7 +101,7 @@ class ItemWriter:
                 items.append({"role": role, "content": _plain(content)})
                 content = []
             items += alone
-        if content or not items:
+        if content or not parts:
             items.append({"role": role, "content": _plain(content)})
         return items
 
@@ -247,7 +248,7 @@ class ItemWriter:
 
         What is not the vendor's own, or broke off, goes back as text where the host's models read such.
         """
-        last, path = group[-1]
+        last = group[-1].part
         is_whole = last.issuer == self._issuer and not any(part.incomplete for part, _ in group)
         if is_whole and (last.signature or last.item_id):
             yield self._reasoning_item(group)
@@ -257,7 +258,8 @@ class ItemWriter:
             content = [{"type": "reasoning_text", "text": text}]
             yield {"type": "reasoning", "summary": [], "content": content}
         elif text:
-            self._losses.state(f"{path}.reasoning", "this provider takes only its own unbroken reasoning back")
+            for _, place in group:
+                self._losses.state(f"{place}.reasoning", "this provider takes only its own unbroken reasoning back")
 
     def _reasoning_item(self, group: list[_Numbered]) -> JsonObject:
         last = group[-1].part
@@ -273,7 +275,7 @@ class ItemWriter:
                     thought = {"type": "reasoning_text", "text": part.reasoning.text}
                     item.setdefault("content", []).append(thought)
         if last.signature:
-            item["encrypted_content"] = last.signature.decode()
+            item["encrypted_content"] = _text_of_signature(last, f"{path}.signature")
         return item
 
     def _tool_call(self, part: pb.Part, path: str) -> Iterator[JsonObject]:
@@ -317,6 +319,15 @@ class ItemWriter:
             self._losses.state(f"{path}.signature", f"only {part.issuer or 'its issuer'} can read it")
         elif part.item_id:
             self._losses.state(f"{path}.item_id", f"only {part.issuer or 'its issuer'} knows it")
+        if any(citation.opaque for citation in part.citations):
+            self._losses.state(f"{path}.citations", "this wire carries no state of citations")
+
+
+def _text_of_signature(part: pb.Part, path: str) -> str:
+    try:
+        return part.signature.decode()
+    except UnicodeDecodeError:
+        raise InvalidRequest.at(path, "is not what this provider issued") from None
 
 
 def _vendor_items(parts: list[_Numbered], issuer: str) -> Iterator[list[_Numbered]]:

@@ -11,12 +11,13 @@ from headgate import v1 as pb
 
 from headgate_server.errors import ProviderError, ProviderProtocolError
 from headgate_server.json_codec import JsonObject, loads_object
-from headgate_server.providers import openai_responses_answer as wire
 from headgate_server.providers.assembly import Assembly, OpenPart
 from headgate_server.providers.base import Target
-from headgate_server.providers.openai_answer import read_logprobs
-from headgate_server.providers.openai_errors import PUBLIC, reported_error
-from headgate_server.providers.openai_usage import cost
+from headgate_server.providers.failures import provider_error
+from headgate_server.providers.openai.answer import read_logprobs
+from headgate_server.providers.openai.errors import reported_error
+from headgate_server.providers.openai.usage import cost
+from headgate_server.providers.openai_responses import answer as wire
 from headgate_server.providers.reading import count, create_time, extras, mapping, metadata, objects, text
 from headgate_server.sse import Event
 
@@ -250,7 +251,7 @@ class Stream:
     def _fail(self, response: JsonObject) -> None:
         """Raises what the vendor reports; usage that came with it counts."""
         self._account(response)
-        raise reported_error(response, self._target) or ProviderError(PUBLIC[ProviderError])
+        raise reported_error(response, self._target) or provider_error(ProviderError)
 
 
 class _Item:

@@ -11,8 +11,8 @@ from headgate import v1 as pb
 from headgate_server.errors import ProviderProtocolError
 from headgate_server.json_codec import JsonObject, caller_object, dumps, loads_object, merge_patch
 from headgate_server.providers.base import HttpCall, Target
-from headgate_server.providers.cohere_errors import reported_error
-from headgate_server.providers.cohere_usage import embed_usage
+from headgate_server.providers.cohere.errors import reported_error
+from headgate_server.providers.cohere.usage import embed_usage
 from headgate_server.providers.losses import Losses, unsupported
 from headgate_server.providers.media import media_address, media_kind
 from headgate_server.providers.reading import decode_base64, mapping

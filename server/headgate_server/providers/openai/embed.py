@@ -12,8 +12,8 @@ from headgate_server.errors import ProviderProtocolError
 from headgate_server.json_codec import JsonObject, caller_object, dumps, loads_object, merge_patch
 from headgate_server.providers.base import HttpCall, Target
 from headgate_server.providers.losses import Losses, unsupported
-from headgate_server.providers.openai_errors import reported_error
-from headgate_server.providers.openai_usage import cost, find_usage, usage
+from headgate_server.providers.openai.errors import reported_error
+from headgate_server.providers.openai.usage import cost, find_usage, usage
 from headgate_server.providers.reading import decode_base64, label, objects
 
 FLOAT_BYTES = 4

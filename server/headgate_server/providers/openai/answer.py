@@ -11,8 +11,8 @@ from headgate_server.errors import ProviderProtocolError
 from headgate_server.json_codec import JsonObject, is_json, loads_object, text_of
 from headgate_server.providers.base import Target
 from headgate_server.providers.call_ids import new_call_id
-from headgate_server.providers.openai_errors import reported_error
-from headgate_server.providers.openai_usage import cost, find_usage, usage
+from headgate_server.providers.openai.errors import reported_error
+from headgate_server.providers.openai.usage import cost, find_usage, usage
 from headgate_server.providers.reading import (
     count,
     create_time,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -33,6 +34,8 @@ AUDIO_FORMATS = {
 }
 ONE_HOUR = 3600
 PLAIN_TEXT = {"type", "text"}
+# The same issuer may have said it on its other wire; https://platform.openai.com/docs/api-reference/responses.
+RESPONSES_ITEM = re.compile(r"_(call|output|list_tools|approval_request|approval_response)$|^(compaction|item_reference)$")
 
 
 class MessageWriter:
@@ -64,7 +67,7 @@ class MessageWriter:
                     turns = self._user(message, path)
                 case _:
                     raise unsupported(f"{path}.role", "is not a role of this vendor")
-            if message.provider_metadata:
+            if message.provider_metadata and turns:
                 self.merge(turns[-1], message.provider_metadata, f"{path}.provider_metadata")
             written += turns
         return written
@@ -101,14 +104,20 @@ class MessageWriter:
                 turns.append(self._tool_result(part, part_path))
             else:
                 spoken.append((part, part_path))
-        if message.role == pb.ROLE_TOOL and spoken:
-            raise unsupported(spoken[0][1], "a tool message holds tool results only")
-        if spoken or not turns:
+        if message.role == pb.ROLE_TOOL:
+            for part, part_path in spoken:
+                self._refuse_in_tool_message(part, part_path)
+        elif spoken or not turns:
             turn: JsonObject = {"role": "user", "content": self._content(spoken)}
             if message.name:
                 turn["name"] = message.name
             turns.append(turn)
         return turns
+
+    def _refuse_in_tool_message(self, part: pb.Part, path: str) -> None:
+        if not part.HasField("provider_item") or self._knows(part):
+            raise unsupported(path, "a tool message holds tool results only")
+        self._leave_out(part, path)
 
     def _tool_result(self, part: pb.Part, path: str) -> JsonObject:
         result = part.tool_result
@@ -235,10 +244,10 @@ class MessageWriter:
                 item = {"type": "text", "text": part.refusal}
             case "media":
                 item = self._media(part.media, f"{path}.media")
-            case "provider_item" if part.issuer == self._issuer:
+            case "provider_item" if self._knows(part):
                 item = caller_object(part.provider_item.json, f"{path}.provider_item.json")
             case "provider_item":
-                self._losses.state(f"{path}.provider_item", f"only {part.issuer or 'its issuer'} can read it")
+                self._leave_out(part, path)
                 return
             case _:
                 raise unsupported(path, "has no place in such a message")
@@ -247,6 +256,15 @@ class MessageWriter:
         if part.provider_metadata:
             self.merge(item, part.provider_metadata, f"{path}.provider_metadata")
         yield item
+
+    def _knows(self, part: pb.Part) -> bool:
+        """Whether it is this vendor's own item, and of this wire."""
+        return part.issuer == self._issuer and not RESPONSES_ITEM.search(part.provider_item.type)
+
+    def _leave_out(self, part: pb.Part, path: str) -> None:
+        own = part.issuer == self._issuer
+        what = "is an item of the Responses wire" if own else f"only {part.issuer or 'its issuer'} can read it"
+        self._losses.state(f"{path}.provider_item", what)
 
     def _media(self, media: pb.Media, path: str) -> JsonObject:
         kind = media_kind(media)
@@ -295,6 +313,8 @@ class MessageWriter:
             self._losses.state(f"{path}.signature", "this wire carries no signatures")
         elif part.item_id and not (part.HasField("media") and self._issued_audio(part)):
             self._losses.state(f"{path}.item_id", "this wire carries no item ids")
+        if any(citation.opaque for citation in part.citations):
+            self._losses.state(f"{path}.citations", "this wire carries no state of citations")
 
     def _call_id(self, call_id: str) -> str:
         return fitting_call_id(call_id, self._quirks.call_ids)

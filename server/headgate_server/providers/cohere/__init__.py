@@ -11,11 +11,11 @@ from headgate import v1 as pb
 
 from headgate_server.json_codec import JsonObject, caller_object, caller_raw, dumps, merge_patch
 from headgate_server.providers.base import HttpCall, Target
-from headgate_server.providers.cohere_answer import decode
-from headgate_server.providers.cohere_embed import decode_embed, encode_embed
-from headgate_server.providers.cohere_errors import error
-from headgate_server.providers.cohere_messages import MessageWriter
-from headgate_server.providers.cohere_stream import Stream
+from headgate_server.providers.cohere.answer import decode
+from headgate_server.providers.cohere.embed import decode_embed, encode_embed
+from headgate_server.providers.cohere.errors import error
+from headgate_server.providers.cohere.messages import MessageWriter
+from headgate_server.providers.cohere.stream import Stream
 from headgate_server.providers.losses import Losses, unsupported
 
 __all__ = ["CAPABILITIES", "Stream", "decode", "decode_embed", "encode", "encode_embed", "error", "headers"]

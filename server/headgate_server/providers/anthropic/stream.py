@@ -8,9 +8,9 @@ from headgate import v1 as pb
 
 from headgate_server.errors import ProviderProtocolError
 from headgate_server.json_codec import JsonObject, is_json, loads, loads_object, text_of
-from headgate_server.providers import anthropic_answer as wire, anthropic_citations as citations
-from headgate_server.providers.anthropic_errors import failure
-from headgate_server.providers.anthropic_usage import usage
+from headgate_server.providers.anthropic import answer as wire, citations
+from headgate_server.providers.anthropic.errors import failure
+from headgate_server.providers.anthropic.usage import usage
 from headgate_server.providers.assembly import Assembly, OpenPart
 from headgate_server.providers.base import Target
 from headgate_server.providers.reading import extras, label, mapping, metadata, text

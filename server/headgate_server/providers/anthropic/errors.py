@@ -22,9 +22,9 @@ from headgate_server.errors import (
     ProviderResourceNotFound,
     ProviderTimeout,
 )
-from headgate_server.json_codec import JsonObject, clip, loads
+from headgate_server.json_codec import JsonObject, clip
 from headgate_server.providers.base import Target
-from headgate_server.providers.openai_errors import BY_STATUS, MAX_CODE, PUBLIC, retry_after
+from headgate_server.providers.failures import classified, error_object, provider_error, request_id, retry_after
 from headgate_server.providers.reading import label, mapping
 
 BY_TYPE: Mapping[str, type[ProviderError]] = {
@@ -47,21 +47,6 @@ BY_CODE: Mapping[str, type[ProviderError]] = {
     "file_expired": ProviderResourceNotFound,
     "compaction_signature_invalid": OpaqueStateRejected,
 }
-# What a type or code may turn a status into. A status that is not here stands, whatever they say.
-REFINED: Mapping[type[ProviderError], tuple[type[ProviderError], ...]] = {
-    ProviderRejectedRequest: (
-        ContextLengthExceeded,
-        OpaqueStateRejected,
-        ProviderCredentialsRejected,
-        ProviderQuotaExhausted,
-        ProviderResourceNotFound,
-    ),
-    ProviderCredentialsRejected: (ProviderQuotaExhausted,),
-    ProviderModelMissing: (ProviderResourceNotFound,),
-    ProviderRateLimited: (ProviderQuotaExhausted,),
-    ProviderError: (ProviderOverloaded, ProviderRateLimited, ProviderTimeout),
-}
-PUBLIC_TEXTS = {**PUBLIC, OpaqueStateRejected: "the provider does not accept opaque state that it was given back"}
 
 
 class Report(NamedTuple):
@@ -75,12 +60,7 @@ class Report(NamedTuple):
 
 def error(status: int, headers: Mapping[str, str], body: bytes, target: Target) -> GatewayError:
     """The error of an answer with status 400 or more."""
-    try:
-        answer = mapping(loads(body))
-    except ValueError:
-        answer = {}
-    report = _read(answer, clip(body))
-    return _error(status, report, headers)
+    return _error(status, _read(error_object(body), clip(body)), headers)
 
 
 def reported_error(answer: JsonObject) -> GatewayError | None:
@@ -94,27 +74,15 @@ def failure(answer: JsonObject) -> GatewayError:
 
 
 def _error(status: int | None, report: Report, headers: Mapping[str, str]) -> ProviderError:
-    leaf = _classified(status, report)
-    facts = {
-        "http_status": str(status or ""),
-        "provider_code": (report.code or report.type)[:MAX_CODE],
-        "provider_request_id": (headers.get("request-id") or report.request_id)[:MAX_CODE],
-    }
-    return leaf(
-        PUBLIC_TEXTS[leaf],
+    told = BY_CODE.get(report.code) or BY_TYPE.get(report.type)
+    return provider_error(
+        classified(status, told),
+        status=status,
+        code=report.code or report.type,
+        detail=report.detail,
+        request_id=request_id(headers) or report.request_id,
         retry_after=retry_after(headers),
-        facts={name: fact for name, fact in facts.items() if fact},
-        vendor_detail=report.detail,
     )
-
-
-def _classified(status: int | None, report: Report) -> type[ProviderError]:
-    by_report = BY_CODE.get(report.code) or BY_TYPE.get(report.type)
-    if status is None:
-        return by_report or ProviderError
-    otherwise = ProviderError if status >= 500 else ProviderRejectedRequest
-    by_status = BY_STATUS.get(status, otherwise)
-    return by_report if by_report in REFINED.get(by_status, ()) else by_status
 
 
 def _read(answer: JsonObject, body: str) -> Report:
@@ -123,6 +91,6 @@ def _read(answer: JsonObject, body: str) -> Report:
     return Report(
         type=label(found.get("type")),
         code=label(mapping(found.get("details")).get("error_code")),
-        detail=(label(found.get("message")) or label(inner) or label(answer.get("message")) or body)[:2048],
+        detail=label(found.get("message")) or label(inner) or label(answer.get("message")) or body,
         request_id=label(answer.get("request_id")),
     )

@@ -9,9 +9,9 @@ from headgate import v1 as pb
 
 from headgate_server.errors import ProviderProtocolError
 from headgate_server.json_codec import JsonObject, loads_object, text_of
-from headgate_server.providers import anthropic_citations as citations
-from headgate_server.providers.anthropic_errors import reported_error
-from headgate_server.providers.anthropic_usage import usage
+from headgate_server.providers.anthropic import citations
+from headgate_server.providers.anthropic.errors import reported_error
+from headgate_server.providers.anthropic.usage import usage
 from headgate_server.providers.base import Target
 from headgate_server.providers.call_ids import new_call_id
 from headgate_server.providers.reading import extras, label, mapping, metadata, objects, text

@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from headgate import v1 as pb
 
 from headgate_server.json_codec import JsonObject, caller_object, caller_raw, loads, merge_patch
-from headgate_server.providers import anthropic_citations as citations
+from headgate_server.providers.anthropic import citations
 from headgate_server.providers.base import Target
 from headgate_server.providers.call_ids import fitting_call_id
 from headgate_server.providers.losses import Losses, unsupported
@@ -23,6 +23,7 @@ WITHOUT_SYSTEM_TURNS = re.compile(r"claude-(3-.*|(opus|sonnet|haiku)-4(-[015-7])
 TTLS = {300: "5m", 3600: "1h"}
 UNREADABLE_ARGUMENTS = "INVALID_JSON"
 PLAIN_TEXT = "text/plain"
+TEXT_FORMATS = ("json", "xml", "yaml")
 
 
 class MessageWriter:
@@ -127,10 +128,10 @@ class MessageWriter:
             block = self._block(part, path, role)
             if part.HasField("cache_breakpoint"):
                 self._mark(block, part.cache_breakpoint, f"{path}.cache_breakpoint")
+            self._tell_of_opaque_state(part, path)
             if block is None:
                 continue
             self.merge(block, part.provider_metadata, f"{path}.provider_metadata")
-            self._tell_of_opaque_state(part, path)
             yield block
 
     def _block(self, part: pb.Part, path: str, role: pb.Role.ValueType) -> JsonObject | None:
@@ -320,4 +321,5 @@ def _plain(blocks: list[JsonObject]) -> str | list[JsonObject]:
 
 
 def _is_text(media: pb.Media) -> bool:
-    return media.WhichOneof("source") == "data" and media.mime_type.lower().startswith("text/")
+    kind = media.mime_type.lower()
+    return media.WhichOneof("source") == "data" and (kind.startswith("text/") or kind.endswith(TEXT_FORMATS))

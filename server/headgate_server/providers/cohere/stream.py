@@ -8,11 +8,11 @@ from headgate import v1 as pb
 
 from headgate_server.errors import ProviderProtocolError
 from headgate_server.json_codec import JsonObject, loads_object
-from headgate_server.providers import cohere_answer as wire, cohere_citations as citations
 from headgate_server.providers.assembly import Assembly, OpenPart
 from headgate_server.providers.base import Target
-from headgate_server.providers.cohere_errors import failure, reported_error
-from headgate_server.providers.cohere_usage import usage
+from headgate_server.providers.cohere import answer as wire, citations
+from headgate_server.providers.cohere.errors import failure, reported_error
+from headgate_server.providers.cohere.usage import usage
 from headgate_server.providers.reading import count, extras, label, mapping, metadata, text
 from headgate_server.sse import Event
 

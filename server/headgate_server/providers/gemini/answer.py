@@ -17,9 +17,9 @@ from headgate_server.errors import ProviderProtocolError
 from headgate_server.json_codec import JsonObject, loads_object, text_of
 from headgate_server.providers.base import Target
 from headgate_server.providers.call_ids import new_call_id
-from headgate_server.providers.gemini_errors import reported_error
-from headgate_server.providers.gemini_grounding import citations
-from headgate_server.providers.gemini_usage import usage
+from headgate_server.providers.gemini.errors import reported_error
+from headgate_server.providers.gemini.grounding import citations
+from headgate_server.providers.gemini.usage import usage
 from headgate_server.providers.media import media_kind
 from headgate_server.providers.reading import (
     decode_base64,

@@ -12,12 +12,13 @@ from headgate import v1 as pb
 
 from headgate_server.errors import InvalidRequest
 from headgate_server.json_codec import JsonObject, caller_object, caller_raw, dumps, merge_patch
-from headgate_server.providers.anthropic_answer import decode
-from headgate_server.providers.anthropic_errors import error
-from headgate_server.providers.anthropic_messages import MessageWriter
-from headgate_server.providers.anthropic_stream import Stream
+from headgate_server.providers.anthropic.answer import decode
+from headgate_server.providers.anthropic.errors import error
+from headgate_server.providers.anthropic.messages import MessageWriter
+from headgate_server.providers.anthropic.stream import Stream
 from headgate_server.providers.base import HttpCall, Target
 from headgate_server.providers.losses import Losses, unsupported
+from headgate_server.providers.tools import allowed_names, forces_one, tool_name, write_function, write_hosted
 
 __all__ = ["CAPABILITIES", "Stream", "decode", "decode_embed", "encode", "encode_embed", "error", "headers"]
 
@@ -193,12 +194,11 @@ def _output_config(request: pb.GenerateRequest, losses: Losses) -> JsonObject | 
 
 def _tools(request: pb.GenerateRequest, target: Target, writer: MessageWriter) -> list[JsonObject] | None:
     """All tools, or those allowed: this vendor cannot be told which of several it may call."""
-    choice = request.tool_choice
-    sends_all = not choice.allowed_tools or choice.mode == pb.TOOL_CHOICE_MODE_NONE or _forces_one(choice)
+    allowed = allowed_names(request.tool_choice)
     return [
         _tool(tool, f"tools[{number}]", target, writer)
         for number, tool in enumerate(request.tools)
-        if sends_all or _handle(tool) in choice.allowed_tools
+        if not allowed or tool_name(tool) in allowed
     ] or None
 
 
@@ -206,11 +206,12 @@ def _tool(tool: pb.Tool, path: str, target: Target, writer: MessageWriter) -> Js
     written: JsonObject
     match tool.WhichOneof("kind"):
         case "function":
-            written = _function(tool.function, f"{path}.function")
+            written = write_function(tool.function, f"{path}.function", schema="input_schema")
+            written.setdefault("input_schema", {"type": "object", "properties": {}})
         case "free_text":
             raise unsupported(f"{path}.free_text", "this provider has no tools with free-text arguments")
         case "provider" if tool.provider.issuer == target.issuer:
-            written = _hosted(tool.provider, f"{path}.provider")
+            written = write_hosted(tool.provider, f"{path}.provider")
         case "provider":
             raise unsupported(f"{path}.provider", f"is a tool of {tool.provider.issuer}")
         case _:
@@ -221,55 +222,24 @@ def _tool(tool: pb.Tool, path: str, target: Target, writer: MessageWriter) -> Js
     return written
 
 
-def _function(function: pb.FunctionTool, path: str) -> JsonObject:
-    written: JsonObject = {"name": function.name}
-    if function.description:
-        written["description"] = function.description
-    if function.parameters_schema:
-        written["input_schema"] = caller_raw(function.parameters_schema, f"{path}.parameters_schema")
-    else:
-        written["input_schema"] = {"type": "object", "properties": {}}
-    if function.HasField("strict"):
-        written["strict"] = function.strict
-    return written
-
-
-def _hosted(tool: pb.ProviderTool, path: str) -> JsonObject:
-    written: JsonObject = {"type": tool.type}
-    if tool.name:
-        written["name"] = tool.name
-    if tool.config_json:
-        written |= caller_object(tool.config_json, f"{path}.config_json")
-    return written
-
-
 def _tool_choice(request: pb.GenerateRequest) -> JsonObject | None:
     choice = request.tool_choice
     if choice.mode == pb.TOOL_CHOICE_MODE_UNSPECIFIED and not choice.HasField("parallel_calls"):
         return None
     written: JsonObject = {"type": TOOL_CHOICES.get(choice.mode, "auto")}
-    if _forces_one(choice):
+    if forces_one(choice):
         written = {"type": "tool", "name": _name_of(choice.allowed_tools[0], request.tools)}
     if choice.HasField("parallel_calls") and choice.mode != pb.TOOL_CHOICE_MODE_NONE:
         written["disable_parallel_tool_use"] = not choice.parallel_calls
     return written
 
 
-def _forces_one(choice: pb.ToolChoice) -> bool:
-    return choice.mode == pb.TOOL_CHOICE_MODE_REQUIRED and len(choice.allowed_tools) == 1
-
-
-def _handle(tool: pb.Tool) -> str:
-    """What tool_choice of the contract calls the tool."""
-    return tool.provider.type if tool.HasField("provider") else tool.function.name
-
-
-def _name_of(handle: str, tools: Sequence[pb.Tool]) -> str:
+def _name_of(name: str, tools: Sequence[pb.Tool]) -> str:
     """What this vendor calls the tool: also a hosted one by its name."""
     for tool in tools:
-        if tool.HasField("provider") and tool.provider.type == handle:
-            return tool.provider.name or handle
-    return handle
+        if tool.HasField("provider") and tool.provider.type == name:
+            return tool.provider.name or name
+    return name
 
 
 def _betas(betas: object, field: str) -> str:

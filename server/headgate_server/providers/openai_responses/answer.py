@@ -11,9 +11,10 @@ from headgate_server.errors import GatewayError, ProviderError, ProviderProtocol
 from headgate_server.json_codec import JsonObject, is_json, loads_object, text_of
 from headgate_server.providers.base import Target
 from headgate_server.providers.call_ids import new_call_id
-from headgate_server.providers.openai_answer import read_logprobs
-from headgate_server.providers.openai_errors import PUBLIC, reported_error
-from headgate_server.providers.openai_usage import cost, within
+from headgate_server.providers.failures import provider_error
+from headgate_server.providers.openai.answer import read_logprobs
+from headgate_server.providers.openai.errors import reported_error
+from headgate_server.providers.openai.usage import cost, within
 from headgate_server.providers.reading import (
     count,
     create_time,
@@ -130,7 +131,7 @@ def failure(answer: JsonObject, target: Target) -> GatewayError | None:
     if error := reported_error(answer, target):
         return error
     if answer.get("status") == "failed":
-        return ProviderError(PUBLIC[ProviderError])
+        return provider_error(ProviderError)
     return None
 
 

@@ -8,12 +8,12 @@ from headgate import v1 as pb
 
 from headgate_server.errors import ProviderProtocolError
 from headgate_server.json_codec import JsonObject, loads_object
-from headgate_server.providers import openai_answer as wire
 from headgate_server.providers.assembly import Assembly, Candidate, OpenPart
 from headgate_server.providers.base import Target
 from headgate_server.providers.call_ids import new_call_id
-from headgate_server.providers.openai_errors import reported_error
-from headgate_server.providers.openai_usage import cost, find_usage, usage
+from headgate_server.providers.openai import answer as wire
+from headgate_server.providers.openai.errors import reported_error
+from headgate_server.providers.openai.usage import cost, find_usage, usage
 from headgate_server.providers.reading import (
     create_time,
     decode_base64,

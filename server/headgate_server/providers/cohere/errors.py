@@ -15,31 +15,27 @@ from headgate_server.errors import (
     ProviderRejectedRequest,
     ProviderTimeout,
 )
-from headgate_server.json_codec import JsonObject, clip, loads
+from headgate_server.json_codec import JsonObject, clip
 from headgate_server.providers.base import Target
-from headgate_server.providers.openai_errors import BY_STATUS, MAX_CODE, PUBLIC, retry_after
-from headgate_server.providers.reading import label, mapping
+from headgate_server.providers.failures import BY_STATUS, classified, error_object, provider_error, retry_after
+from headgate_server.providers.reading import label
 
 STATUSES: Mapping[int, type[ProviderError]] = {
     **BY_STATUS,
     498: ContentFiltered,  # a token of the request is on a deny list
     501: ProviderRejectedRequest,  # a feature that the model does not have
 }
-REFINED: Mapping[str, type[ProviderError]] = {"TOO_MANY_TOKENS": ContextLengthExceeded}
+BY_TYPE: Mapping[str, type[ProviderError]] = {"TOO_MANY_TOKENS": ContextLengthExceeded}
 FAILURES: Mapping[str, type[ProviderError]] = {"ERROR": ProviderError, "TIMEOUT": ProviderTimeout}
 
 
 def error(status: int, headers: Mapping[str, str], body: bytes, target: Target) -> GatewayError:
     """The error of an answer with status 400 or more."""
-    try:
-        answer = mapping(loads(body))
-    except ValueError:
-        answer = {}
+    answer = error_object(body)
     code = label(answer.get("error_type"))
-    leaf = STATUSES.get(status, ProviderError if status >= 500 else ProviderRejectedRequest)
-    if leaf is ProviderRejectedRequest:
-        leaf = REFINED.get(code, leaf)
-    return _error(leaf, answer, code, label(answer.get("message")) or clip(body), headers, status)
+    leaf = classified(status, BY_TYPE.get(code), STATUSES)
+    detail = label(answer.get("message")) or clip(body)
+    return _error(leaf, answer, code, detail, status=status, retry_after=retry_after(headers))
 
 
 def reported_error(answer: JsonObject) -> GatewayError | None:
@@ -48,7 +44,7 @@ def reported_error(answer: JsonObject) -> GatewayError | None:
     if not isinstance(detail, str):
         return None
     code = label(answer.get("error_type"))
-    return _error(REFINED.get(code, ProviderError), answer, code, detail)
+    return _error(classified(None, BY_TYPE.get(code)), answer, code, detail)
 
 
 def failure(finish_reason: str, answer: JsonObject, detail: str) -> GatewayError | None:
@@ -62,17 +58,9 @@ def _error(
     answer: JsonObject,
     code: str,
     detail: str,
-    headers: Mapping[str, str] | None = None,
+    *,
     status: int | None = None,
+    retry_after: float | None = None,
 ) -> ProviderError:
-    facts = {
-        "http_status": str(status or ""),
-        "provider_code": code[:MAX_CODE],
-        "provider_request_id": label(answer.get("id"))[:MAX_CODE],
-    }
-    return leaf(
-        PUBLIC[leaf],
-        retry_after=retry_after(headers or {}),
-        facts={name: fact for name, fact in facts.items() if fact},
-        vendor_detail=detail[:2048],
-    )
+    request_id = label(answer.get("id"))
+    return provider_error(leaf, status=status, code=code, detail=detail, request_id=request_id, retry_after=retry_after)

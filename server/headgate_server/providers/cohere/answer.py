@@ -6,11 +6,11 @@ from headgate import v1 as pb
 
 from headgate_server.errors import ProviderProtocolError
 from headgate_server.json_codec import JsonObject, is_json, loads_object, text_of
-from headgate_server.providers import cohere_citations as citations
 from headgate_server.providers.base import Target
 from headgate_server.providers.call_ids import new_call_id
-from headgate_server.providers.cohere_errors import failure, reported_error
-from headgate_server.providers.cohere_usage import usage
+from headgate_server.providers.cohere import citations
+from headgate_server.providers.cohere.errors import failure, reported_error
+from headgate_server.providers.cohere.usage import usage
 from headgate_server.providers.reading import extras, label, mapping, metadata, number, objects, text
 
 FINISH = {

@@ -15,7 +15,7 @@ from headgate_server.errors import InvalidRequest
 from headgate_server.json_codec import JsonObject, caller_object, caller_raw, is_json, loads, merge_patch
 from headgate_server.providers.base import Target
 from headgate_server.providers.call_ids import is_made
-from headgate_server.providers.gemini_answer import CANDIDATE_EXTRAS
+from headgate_server.providers.gemini.answer import CANDIDATE_EXTRAS
 from headgate_server.providers.losses import Losses, unsupported
 
 INSTRUCTIONS = (pb.ROLE_SYSTEM, pb.ROLE_DEVELOPER)
@@ -176,6 +176,8 @@ class ContentWriter:
         """The signature, if it is this vendor's and its part is whole."""
         if part.item_id:
             self._losses.state(f"{path}.item_id", "this wire carries no item ids")
+        if any(citation.opaque for citation in part.citations):
+            self._losses.state(f"{path}.citations", "this wire carries no state of citations")
         if not part.signature:
             return ""
         if part.issuer != self._issuer:
@@ -229,6 +231,9 @@ class ContentWriter:
             for number, part in enumerate(result.parts)
             if part.HasField("media")
         ]
+        for number, part in enumerate(result.parts):
+            if part.HasField("provider_item"):
+                self._losses.state(f"{path}.parts[{number}].provider_item", "a tool result has no place for it")
         if media:
             written["parts"] = media
         return written
@@ -277,7 +282,7 @@ def _response(result: pb.ToolResult, path: str) -> JsonObject | msgspec.Raw:
         match part.WhichOneof("content"):
             case "text":
                 texts.append(part.text)
-            case "media":
+            case "media" | "provider_item":
                 pass
             case _:
                 raise unsupported(f"{path}.parts[{number}]", "this provider takes text and media in tool results")

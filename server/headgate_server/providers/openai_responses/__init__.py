@@ -7,21 +7,35 @@ https://platform.openai.com/docs/api-reference/responses
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from headgate import v1 as pb
 
 from headgate_server.errors import GatewayError, ProviderModelMissing, ProviderResourceNotFound
-from headgate_server.json_codec import JsonObject, caller_object, caller_raw, dumps, merge_patch
-from headgate_server.providers import openai_errors
+from headgate_server.json_codec import JsonObject, caller_object, dumps, merge_patch
 from headgate_server.providers.base import HttpCall, Target
+from headgate_server.providers.failures import PUBLIC_TEXTS
 from headgate_server.providers.hosts import Quirks
 from headgate_server.providers.losses import Losses, unsupported
-from headgate_server.providers.openai import headers
-from headgate_server.providers.openai_embed import decode_embed, encode_embed
-from headgate_server.providers.openai_responses_answer import decode
-from headgate_server.providers.openai_responses_input import ItemWriter
-from headgate_server.providers.openai_responses_stream import Stream
+from headgate_server.providers.openai import (
+    DEFAULT_EFFORT,
+    TOOL_CHOICES,
+    errors as openai_errors,
+    headers,
+    response_format,
+)
+from headgate_server.providers.openai.embed import decode_embed, encode_embed
+from headgate_server.providers.openai_responses.answer import decode
+from headgate_server.providers.openai_responses.input import ItemWriter
+from headgate_server.providers.openai_responses.stream import Stream
+from headgate_server.providers.tools import (
+    allowed_names,
+    forces_one,
+    tool_name,
+    write_free_text,
+    write_function,
+    write_hosted,
+)
 
 __all__ = [
     "CAPABILITIES",
@@ -60,16 +74,10 @@ FIELDS = {
     "top_k": "config.top_k",
     "top_logprobs": "config.top_logprobs",
 }
-TOOL_CHOICES = {
-    pb.TOOL_CHOICE_MODE_AUTO: "auto",
-    pb.TOOL_CHOICE_MODE_NONE: "none",
-    pb.TOOL_CHOICE_MODE_REQUIRED: "required",
-}
 SUMMARIES = {
     pb.REASONING_VISIBILITY_SUMMARY: "auto",
     pb.REASONING_VISIBILITY_FULL: "detailed",
 }
-DEFAULT_EFFORT = "medium"
 
 
 def encode(request: pb.GenerateRequest, target: Target, *, stream: bool) -> HttpCall:
@@ -85,7 +93,7 @@ def encode(request: pb.GenerateRequest, target: Target, *, stream: bool) -> Http
     options = _options(request, target)
     config = request.config
     choice = request.tool_choice
-    form = _format(config.response_format, quirks, losses)
+    form = response_format(config.response_format, quirks, losses)
     body: JsonObject = {
         "model": target.model or None,
         "input": writer.items(request.messages) or None,
@@ -104,7 +112,7 @@ def encode(request: pb.GenerateRequest, target: Target, *, stream: bool) -> Http
         "safety_identifier": request.end_user_id or None,
         "stream": stream or None,
         **_chat_settings(config),
-        "response_format": _chat_format(form) if "response_format" in quirks.responses_fields else None,
+        "response_format": form if "response_format" in quirks.responses_fields else None,
     }
     body = _in_the_words_of(quirks, body, losses)
     merge_patch(body, options)
@@ -118,7 +126,7 @@ def error(status: int, headers: Mapping[str, str], body: bytes, target: Target) 
     """
     found = openai_errors.error(status, headers, body, target)
     if isinstance(found, ProviderModelMissing) and found.facts.get("provider_code") == "invalid_request_error":
-        public = openai_errors.PUBLIC[ProviderResourceNotFound]
+        public = PUBLIC_TEXTS[ProviderResourceNotFound]
         return ProviderResourceNotFound(public, facts=found.facts, vendor_detail=found.vendor_detail)
     return found
 
@@ -167,12 +175,12 @@ def _include(config: pb.GenerationConfig, target: Target) -> list[str] | None:
 
 
 def _tools(request: pb.GenerateRequest, target: Target, writer: ItemWriter, losses: Losses) -> list[JsonObject] | None:
-    allowed = _allowed_names(request)
+    allowed = allowed_names(request.tool_choice)
     sends_all = target.host.quirks.allowed_tools or not allowed
     return [
         _tool(tool, f"tools[{number}]", target, writer, losses)
         for number, tool in enumerate(request.tools)
-        if sends_all or _name(tool) in allowed
+        if sends_all or tool_name(tool) in allowed
     ] or None
 
 
@@ -180,13 +188,14 @@ def _tool(tool: pb.Tool, path: str, target: Target, writer: ItemWriter, losses: 
     written: JsonObject
     match tool.WhichOneof("kind"):
         case "function":
-            written = _function(tool.function, f"{path}.function")
+            written = {"type": "function", **write_function(tool.function, f"{path}.function")}
+            written.setdefault("parameters", {"type": "object", "properties": {}})
         case "free_text" if target.host.quirks.free_text_tools:
-            written = _custom(tool.free_text, f"{path}.free_text")
+            written = {"type": "custom", **write_free_text(tool.free_text, f"{path}.free_text")}
         case "free_text":
             raise unsupported(f"{path}.free_text", "this provider has no tools with free-text arguments")
         case "provider" if tool.provider.issuer == target.issuer:
-            written = _hosted(tool.provider, f"{path}.provider")
+            written = write_hosted(tool.provider, f"{path}.provider")
         case "provider":
             raise unsupported(f"{path}.provider", f"is a tool of {tool.provider.issuer}")
         case _:
@@ -197,44 +206,13 @@ def _tool(tool: pb.Tool, path: str, target: Target, writer: ItemWriter, losses: 
     return written
 
 
-def _function(function: pb.FunctionTool, path: str) -> JsonObject:
-    written: JsonObject = {"type": "function", "name": function.name}
-    if function.description:
-        written["description"] = function.description
-    if function.parameters_schema:
-        written["parameters"] = caller_raw(function.parameters_schema, f"{path}.parameters_schema")
-    else:
-        written["parameters"] = {"type": "object", "properties": {}}
-    if function.HasField("strict"):
-        written["strict"] = function.strict
-    return written
-
-
-def _custom(custom: pb.FreeTextTool, path: str) -> JsonObject:
-    written: JsonObject = {"type": "custom", "name": custom.name}
-    if custom.description:
-        written["description"] = custom.description
-    if custom.format_json:
-        written["format"] = caller_raw(custom.format_json, f"{path}.format_json")
-    return written
-
-
-def _hosted(tool: pb.ProviderTool, path: str) -> JsonObject:
-    written: JsonObject = {"type": tool.type}
-    if tool.name:
-        written["name"] = tool.name
-    if tool.config_json:
-        written |= caller_object(tool.config_json, f"{path}.config_json")
-    return written
-
-
 def _tool_choice(request: pb.GenerateRequest, quirks: Quirks) -> str | JsonObject | None:
     choice = request.tool_choice
     mode = TOOL_CHOICES.get(choice.mode)
     if not choice.allowed_tools or choice.mode == pb.TOOL_CHOICE_MODE_NONE:
         return mode
     named = [_reference(name, request.tools) for name in choice.allowed_tools]
-    if choice.mode == pb.TOOL_CHOICE_MODE_REQUIRED and len(named) == 1:
+    if forces_one(choice):
         return named[0]
     mode = mode or "auto"
     if not quirks.allowed_tools:
@@ -242,16 +220,9 @@ def _tool_choice(request: pb.GenerateRequest, quirks: Quirks) -> str | JsonObjec
     return {"type": "allowed_tools", "mode": mode, "tools": named}
 
 
-def _allowed_names(request: pb.GenerateRequest) -> Iterable[str]:
-    """The tools that remain for a host that cannot be told which are allowed; empty for all."""
-    choice = request.tool_choice
-    forced = choice.mode == pb.TOOL_CHOICE_MODE_REQUIRED and len(choice.allowed_tools) == 1
-    return () if forced or choice.mode == pb.TOOL_CHOICE_MODE_NONE else choice.allowed_tools
-
-
 def _reference(name: str, tools: Sequence[pb.Tool]) -> JsonObject:
     for number, tool in enumerate(tools):
-        if _name(tool) == name:
+        if tool_name(tool) == name:
             match tool.WhichOneof("kind"):
                 case "free_text":
                     return {"type": "custom", "name": name}
@@ -268,21 +239,10 @@ def _hosted_reference(tool: pb.ProviderTool, path: str) -> JsonObject:
     return reference
 
 
-def _name(tool: pb.Tool) -> str:
-    """What allowed_tools calls the tool."""
-    match tool.WhichOneof("kind"):
-        case "function":
-            return tool.function.name
-        case "free_text":
-            return tool.free_text.name
-        case _:
-            return tool.provider.type
-
-
 def _text(form: JsonObject | None, config: pb.GenerationConfig, quirks: Quirks, losses: Losses) -> JsonObject | None:
     written: JsonObject = {}
     if form:
-        written["format"] = form
+        written["format"] = _flat(form)
     if config.verbosity and "verbosity" in quirks.lacks:
         losses.setting("config.verbosity", "this provider has no such setting")
     elif config.verbosity:
@@ -290,33 +250,9 @@ def _text(form: JsonObject | None, config: pb.GenerationConfig, quirks: Quirks, 
     return written or None
 
 
-def _format(form: pb.ResponseFormat, quirks: Quirks, losses: Losses) -> JsonObject | None:
-    match form.type:
-        case pb.RESPONSE_FORMAT_TYPE_TEXT:
-            return {"type": "text"}
-        case pb.RESPONSE_FORMAT_TYPE_JSON:
-            return {"type": "json_object"}
-        case pb.RESPONSE_FORMAT_TYPE_JSON_SCHEMA if not quirks.json_schema:
-            losses.setting("config.response_format.schema", "this provider promises JSON, but not by a schema")
-            return {"type": "json_object"}
-        case pb.RESPONSE_FORMAT_TYPE_JSON_SCHEMA:
-            schema: JsonObject = {"type": "json_schema", "name": form.name or "response"}
-            if form.description:
-                schema["description"] = form.description
-            if form.schema:
-                schema["schema"] = caller_raw(form.schema, "config.response_format.schema")
-            if form.HasField("strict"):
-                schema["strict"] = form.strict
-            return schema
-        case _:
-            return None
-
-
-def _chat_format(form: JsonObject | None) -> JsonObject | None:
-    """The format as Chat Completions has it, for hosts that read only that."""
-    if form is None or form["type"] != "json_schema":
-        return form
-    return {"type": "json_schema", "json_schema": {name: form[name] for name in form if name != "type"}}
+def _flat(form: JsonObject) -> JsonObject:
+    """The format as Responses has it: what describes the schema stands beside the type."""
+    return {"type": form["type"], **form.get("json_schema", {})}
 
 
 def _reasoning(config: pb.ReasoningConfig, quirks: Quirks, losses: Losses) -> JsonObject | None:

@@ -1,4 +1,4 @@
-"""One streamGenerateContent stream: chunks in, our events out. gemini_answer.py says which texts are one part."""
+"""One streamGenerateContent stream: chunks in, our events out. answer.py says which texts are one part."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from headgate import v1 as pb
 
 from headgate_server.errors import ProviderProtocolError
 from headgate_server.json_codec import JsonObject, clip, loads, text_of
-from headgate_server.providers import gemini_answer as wire
 from headgate_server.providers.assembly import Assembly, Candidate, OpenPart
 from headgate_server.providers.base import Target
-from headgate_server.providers.gemini_arguments import Arguments, is_streamed
-from headgate_server.providers.gemini_errors import reported_error
-from headgate_server.providers.gemini_grounding import citations
-from headgate_server.providers.gemini_usage import usage
+from headgate_server.providers.gemini import answer as wire
+from headgate_server.providers.gemini.arguments import Arguments, is_streamed
+from headgate_server.providers.gemini.errors import reported_error
+from headgate_server.providers.gemini.grounding import citations
+from headgate_server.providers.gemini.usage import usage
 from headgate_server.providers.reading import extras, label, mapping, metadata, objects, text
 from headgate_server.sse import Event
 

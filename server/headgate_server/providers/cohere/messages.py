@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from headgate import v1 as pb
 
 from headgate_server.json_codec import JsonObject, caller_object, caller_raw, loads, merge_patch
-from headgate_server.providers import cohere_citations as citations
 from headgate_server.providers.base import Target
-from headgate_server.providers.cohere_answer import TOOL_PLAN
+from headgate_server.providers.cohere import citations
+from headgate_server.providers.cohere.answer import TOOL_PLAN
 from headgate_server.providers.losses import Losses, unsupported
 from headgate_server.providers.media import media_address, media_kind
 
@@ -185,6 +185,8 @@ class MessageWriter:
             self.tell_of_cache_breakpoint(part, where)
             if part.HasField("media") and media_kind(part.media) == pb.MEDIA_KIND_DOCUMENT:
                 content.append({"type": "document", "document": self._document(part, where)})
+            elif part.HasField("provider_item"):
+                content += self._provider_item(part, where)
             else:
                 content.append(self._said(part, where))
         return _plain(content) or result.structured_json

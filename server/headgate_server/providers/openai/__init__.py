@@ -5,7 +5,7 @@ Translation only; upstream.py does the I/O. https://platform.openai.com/docs/api
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from headgate import v1 as pb
@@ -14,11 +14,19 @@ from headgate_server.json_codec import JsonObject, caller_object, caller_raw, du
 from headgate_server.providers.base import HttpCall, Target
 from headgate_server.providers.hosts import Quirks
 from headgate_server.providers.losses import Losses, unsupported
-from headgate_server.providers.openai_answer import decode
-from headgate_server.providers.openai_embed import decode_embed, encode_embed
-from headgate_server.providers.openai_errors import error
-from headgate_server.providers.openai_messages import MessageWriter
-from headgate_server.providers.openai_stream import Stream
+from headgate_server.providers.openai.answer import decode
+from headgate_server.providers.openai.embed import decode_embed, encode_embed
+from headgate_server.providers.openai.errors import error
+from headgate_server.providers.openai.messages import MessageWriter
+from headgate_server.providers.openai.stream import Stream
+from headgate_server.providers.tools import (
+    allowed_names,
+    forces_one,
+    tool_name,
+    write_free_text,
+    write_function,
+    write_hosted,
+)
 
 __all__ = [
     "CAPABILITIES",
@@ -81,7 +89,7 @@ def encode(request: pb.GenerateRequest, target: Target, *, stream: bool) -> Http
         "tools": _tools(request, target, writer),
         "tool_choice": _tool_choice(request, target),
         "parallel_tool_calls": choice.parallel_calls if choice.HasField("parallel_calls") else None,
-        "response_format": _response_format(config.response_format, quirks, losses),
+        "response_format": response_format(config.response_format, quirks, losses),
         "max_completion_tokens": config.max_output_tokens if config.HasField("max_output_tokens") else None,
         "temperature": config.temperature if config.HasField("temperature") else None,
         "top_p": config.top_p if config.HasField("top_p") else None,
@@ -123,12 +131,12 @@ def _in_the_words_of(quirks: Quirks, body: JsonObject, losses: Losses) -> JsonOb
 
 
 def _tools(request: pb.GenerateRequest, target: Target, writer: MessageWriter) -> list[JsonObject] | None:
-    allowed = _allowed_names(request)
+    allowed = allowed_names(request.tool_choice)
     sends_all = target.host.quirks.allowed_tools or not allowed
     return [
         _tool(tool, f"tools[{number}]", target, writer)
         for number, tool in enumerate(request.tools)
-        if sends_all or _name(tool) in allowed
+        if sends_all or tool_name(tool) in allowed
     ] or None
 
 
@@ -136,13 +144,13 @@ def _tool(tool: pb.Tool, path: str, target: Target, writer: MessageWriter) -> Js
     written: JsonObject
     match tool.WhichOneof("kind"):
         case "function":
-            written = {"type": "function", "function": _function(tool.function, f"{path}.function")}
+            written = {"type": "function", "function": write_function(tool.function, f"{path}.function")}
         case "free_text" if target.host.quirks.free_text_tools:
-            written = {"type": "custom", "custom": _custom(tool.free_text, f"{path}.free_text")}
+            written = {"type": "custom", "custom": write_free_text(tool.free_text, f"{path}.free_text")}
         case "free_text":
             raise unsupported(f"{path}.free_text", "this provider has no tools with free-text arguments")
         case "provider" if tool.provider.issuer == target.issuer:
-            written = _hosted(tool.provider, f"{path}.provider")
+            written = write_hosted(tool.provider, f"{path}.provider")
         case "provider":
             raise unsupported(f"{path}.provider", f"is a tool of {tool.provider.issuer}")
         case _:
@@ -154,42 +162,13 @@ def _tool(tool: pb.Tool, path: str, target: Target, writer: MessageWriter) -> Js
     return written
 
 
-def _function(function: pb.FunctionTool, path: str) -> JsonObject:
-    written: JsonObject = {"name": function.name}
-    if function.description:
-        written["description"] = function.description
-    if function.parameters_schema:
-        written["parameters"] = caller_raw(function.parameters_schema, f"{path}.parameters_schema")
-    if function.HasField("strict"):
-        written["strict"] = function.strict
-    return written
-
-
-def _custom(custom: pb.FreeTextTool, path: str) -> JsonObject:
-    written: JsonObject = {"name": custom.name}
-    if custom.description:
-        written["description"] = custom.description
-    if custom.format_json:
-        written["format"] = caller_raw(custom.format_json, f"{path}.format_json")
-    return written
-
-
-def _hosted(tool: pb.ProviderTool, path: str) -> JsonObject:
-    written: JsonObject = {"type": tool.type}
-    if tool.name:
-        written["name"] = tool.name
-    if tool.config_json:
-        written |= caller_object(tool.config_json, f"{path}.config_json")
-    return written
-
-
 def _tool_choice(request: pb.GenerateRequest, target: Target) -> str | JsonObject | None:
     choice = request.tool_choice
     mode = TOOL_CHOICES.get(choice.mode)
     if not choice.allowed_tools or choice.mode == pb.TOOL_CHOICE_MODE_NONE:
         return mode
     named = [_reference(name, request.tools) for name in choice.allowed_tools]
-    if choice.mode == pb.TOOL_CHOICE_MODE_REQUIRED and len(named) == 1:
+    if forces_one(choice):
         return named[0]
     mode = mode or "auto"
     if not target.host.quirks.allowed_tools:
@@ -197,16 +176,9 @@ def _tool_choice(request: pb.GenerateRequest, target: Target) -> str | JsonObjec
     return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": named}}
 
 
-def _allowed_names(request: pb.GenerateRequest) -> Iterable[str]:
-    """The tools that remain for a host that cannot be told which are allowed; empty for all."""
-    choice = request.tool_choice
-    forced = choice.mode == pb.TOOL_CHOICE_MODE_REQUIRED and len(choice.allowed_tools) == 1
-    return () if forced or choice.mode == pb.TOOL_CHOICE_MODE_NONE else choice.allowed_tools
-
-
 def _reference(name: str, tools: Sequence[pb.Tool]) -> JsonObject:
     for tool in tools:
-        if _name(tool) == name:
+        if tool_name(tool) == name:
             match tool.WhichOneof("kind"):
                 case "free_text":
                     return {"type": "custom", "custom": {"name": name}}
@@ -215,18 +187,8 @@ def _reference(name: str, tools: Sequence[pb.Tool]) -> JsonObject:
     return {"type": "function", "function": {"name": name}}
 
 
-def _name(tool: pb.Tool) -> str:
-    """What tool_choice calls the tool."""
-    match tool.WhichOneof("kind"):
-        case "function":
-            return tool.function.name
-        case "free_text":
-            return tool.free_text.name
-        case _:
-            return tool.provider.type
-
-
-def _response_format(form: pb.ResponseFormat, quirks: Quirks, losses: Losses) -> JsonObject | None:
+def response_format(form: pb.ResponseFormat, quirks: Quirks, losses: Losses) -> JsonObject | None:
+    """The form of the text; None is the vendor's default."""
     match form.type:
         case pb.RESPONSE_FORMAT_TYPE_TEXT:
             return {"type": "text"}
