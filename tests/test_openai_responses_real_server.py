@@ -63,7 +63,7 @@ async def test_a_stream_folds_to_the_plain_answer(headgate: Headgate) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_whole_tool_loop_runs(headgate: Headgate, stream: bool) -> None:
     """The model calls a tool, the answer goes back with the result, and the model answers in text."""
-    config = pb.GenerationConfig(max_output_tokens=200)
+    config = pb.GenerationConfig(max_output_tokens=200, temperature=0)
     request = ask("local/tiny", "How is the weather?", tools=[WEATHER], config=config)
     answer = await streamed(headgate, request) if stream else await headgate.stub.Generate(request)
     (candidate,) = answer.candidates

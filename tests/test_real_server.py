@@ -85,7 +85,12 @@ async def test_a_stream_folds_to_the_plain_answer(stub: pb.InferenceServiceAsync
 async def test_a_whole_tool_loop_runs(stub: pb.InferenceServiceAsyncStub, streamed: bool) -> None:
     """The model calls a tool, the answer goes back as history with the result, and the model answers in text."""
     tool = pb.Tool(function=pb.FunctionTool(name="weather", parameters_schema=WEATHER_SCHEMA))
-    request = ask("tiny", "How is the weather?", tools=[tool], config=pb.GenerationConfig(max_output_tokens=200))
+    request = ask(
+        "tiny",
+        "How is the weather?",
+        tools=[tool],
+        config=pb.GenerationConfig(max_output_tokens=200, temperature=0, seed=7),
+    )
     if streamed:
         message = await _folded(stub, request)
     else:
@@ -181,7 +186,7 @@ async def test_grpcurl_runs_a_whole_tool_loop_and_asks_for_a_json_schema(address
         "model": "tiny",
         "messages": [{"role": "ROLE_USER", "parts": [{"text": "How is the weather?"}]}],
         "tools": [{"function": {"name": "weather", "parameters_schema": WEATHER_SCHEMA}}],
-        "config": {"max_output_tokens": 200},
+        "config": {"max_output_tokens": 200, "temperature": 0, "seed": 7},
     }
     (answer,) = messages((await grpcurl(address, f"{SERVICE}/Generate", request)).stdout)
     turn = answer["candidates"][0]["message"]
@@ -201,7 +206,7 @@ async def test_grpcurl_runs_a_whole_tool_loop_and_asks_for_a_json_schema(address
 
 async def test_a_conversation_in_several_turns(stub: pb.InferenceServiceAsyncStub) -> None:
     """Answers go back as history without conversion."""
-    request = ask("tiny", "Hello", config=pb.GenerationConfig(max_output_tokens=16))
+    request = ask("tiny", "Hello", config=pb.GenerationConfig(max_output_tokens=16, temperature=0, seed=7))
     for turn in range(3):
         answer = await stub.Generate(request)
         request.messages.extend([answer.candidates[0].message, user(f"and {turn}?")])
