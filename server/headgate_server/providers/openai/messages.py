@@ -35,7 +35,10 @@ AUDIO_FORMATS = {
 ONE_HOUR = 3600
 PLAIN_TEXT = {"type", "text"}
 # The same issuer may have said it on its other wire; https://platform.openai.com/docs/api-reference/responses.
-RESPONSES_ITEM = re.compile(r"_(call|output|list_tools|approval_request|approval_response)$|^(compaction|item_reference)$")
+RESPONSES_MEMBERS = {"phase", "namespace"}
+RESPONSES_ITEM = re.compile(
+    r"_(call|output|list_tools|approval_request|approval_response)$|^(compaction|item_reference)$"
+)
 
 
 class MessageWriter:
@@ -75,7 +78,8 @@ class MessageWriter:
     def merge(self, item: JsonObject, extras: Mapping[str, str], field: str) -> None:
         """Merges this vendor's extras into its object; those of other vendors are not for it."""
         if self._issuer in extras:
-            merge_patch(item, caller_object(extras[self._issuer], f'{field}["{self._issuer}"]'))
+            own = caller_object(extras[self._issuer], f'{field}["{self._issuer}"]')
+            merge_patch(item, {name: extra for name, extra in own.items() if name not in RESPONSES_MEMBERS})
 
     def cache_control(self, breakpoint: pb.CacheBreakpoint, field: str) -> JsonObject:
         """The member that marks an object as the end of a cached prefix; empty where the host has none."""
@@ -219,7 +223,8 @@ class MessageWriter:
             case _:
                 raise unsupported(f"{path}.tool_call.kind", "this provider has no such tool calls")
         if call.provider_json and part.issuer == self._issuer:
-            merge_patch(item, caller_object(call.provider_json, f"{path}.tool_call.provider_json"))
+            extras = caller_object(call.provider_json, f"{path}.tool_call.provider_json")
+            merge_patch(item, {name: extra for name, extra in extras.items() if name not in RESPONSES_MEMBERS})
         if part.provider_metadata:
             self.merge(item, part.provider_metadata, f"{path}.provider_metadata")
         if part.HasField("cache_breakpoint"):
