@@ -146,11 +146,11 @@ async def test_what_the_image_installs_serves(tmp_path: Path) -> None:
         answer = await pb.InferenceServiceStub(channel).Generate(ask("echo"), wait_for_ready=True, timeout=10)
     assert answer.candidates[0].message.parts[0].text == "Hi"
 
-    config.write_text("providers:\n  v: {adapter: openai, base_url: http://127.0.0.1:1, transport: httpx2}\n")
+    config.write_text("providers:\n  vertex: {base_url: https://127.0.0.1/v1, credential: {type: google}}\n")
     missing = await run(headgate, "serve", environment=image)
     assert missing.code == 2
     (line,) = missing.stderr.splitlines()
-    assert line.endswith("httpx2 is not installed: pip install 'headgate-server[httpx2]'")
+    assert line.endswith("pip install 'headgate-server[google]'")
 
 
 def _copy(source: Path, target: Path) -> None:
