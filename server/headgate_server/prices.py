@@ -98,10 +98,14 @@ def add_cost(account: Account, prices: PriceList | None) -> None:
 
 
 def _input(usage: pb.Usage, rates: Rates) -> int:
-    """Input that was neither read from nor written to a cache; media at their own rate where there is one."""
+    """Input that was neither read from nor written to a cache; media at their own rate where there is one.
+
+    Which of the media came from the cache is not counted: as large a share as of all input.
+    """
     fresh = max(usage.input_tokens - usage.cache_read_tokens - usage.cache_write_tokens, 0)
-    audio = min(usage.audio_input_tokens, fresh) if rates.audio_input is not None else 0
-    image = min(usage.image_input_tokens, fresh - audio) if rates.image_input is not None else 0
+    audio = _share(usage.audio_input_tokens, fresh, usage.input_tokens) if rates.audio_input is not None else 0
+    image = _share(usage.image_input_tokens, fresh, usage.input_tokens) if rates.image_input is not None else 0
+    image = min(image, fresh - audio)
     return (fresh - audio - image) * rates.input + audio * _or(rates.audio_input, 0) + image * _or(rates.image_input, 0)
 
 
@@ -117,6 +121,10 @@ def _output(usage: pb.Usage, rates: Rates) -> int:
     reasoning = min(usage.reasoning_tokens, total - audio) if rates.reasoning is not None else 0
     text = total - audio - reasoning
     return text * _or(rates.output, 0) + audio * _or(rates.audio_output, 0) + reasoning * _or(rates.reasoning, 0)
+
+
+def _share(part: int, fresh: int, whole: int) -> int:
+    return min(part * fresh // whole, fresh) if whole else 0
 
 
 def _or(rate: int | None, default: int) -> int:
