@@ -78,20 +78,27 @@ class MessageWriter:
 
     def _turns(self, messages: Sequence[pb.Message], first: int) -> list[JsonObject]:
         turns: list[JsonObject] = []
+        extras: list[tuple[JsonObject, int]] = []
+        results: JsonObject | None = None
         for index in range(first, len(messages)):
             message, path = messages[index], f"messages[{index}]"
             self._tell_of_name(message, path)
             blocks = self._blocks(message, path)
-            if turns and message.role == messages[index - 1].role == pb.ROLE_TOOL:
+            if message.role != pb.ROLE_TOOL:
+                results = None
+            if results:
                 # The results of parallel calls belong in one turn.
-                turns[-1]["content"] += blocks
+                results["content"] += blocks
             elif blocks or message.provider_metadata:
                 turns.append({"role": self._role(messages, index, path), "content": blocks})
+                results = turns[-1] if message.role == pb.ROLE_TOOL else None
             else:
                 continue
-            self.merge(turns[-1], message.provider_metadata, f"{path}.provider_metadata")
+            extras.append((turns[-1], index))
         for turn in turns:
             turn["content"] = _plain(turn["content"])
+        for turn, index in extras:
+            self.merge(turn, messages[index].provider_metadata, f"messages[{index}].provider_metadata")
         return turns
 
     def _role(self, messages: Sequence[pb.Message], index: int, path: str) -> str:
