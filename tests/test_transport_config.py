@@ -73,7 +73,7 @@ def test_known_hosts_and_the_demo_take_the_proxy_too(tmp_path: Path) -> None:
 
 def test_a_proxy_that_cannot_be_used_is_named_where_it_stands(tmp_path: Path) -> None:
     """By its key in the file, or by its variable."""
-    reason = "must be an http URL without path, such as http://proxy.example.com:3128"
+    reason = "must be an http URL without path, such as http://egress.example.com:3128"
     address = "https://a.example"
     assert problem(tmp_path, base_url=address, proxy="socks5://p:1") == f"FILE:1: providers.v.proxy: {reason}"
     found = problem(tmp_path, {"HTTPS_PROXY": "socks5://p:1"}, base_url=address)

@@ -118,7 +118,7 @@ def _installed(transport: str) -> str:
 def _proxy_url(text: str) -> str:
     url = urlsplit(text)
     if text and (url.scheme != "http" or not url.hostname or url.path.strip("/") or url.query or url.fragment):
-        raise ValueError("must be an http URL without path, such as http://proxy.example.com:3128")
+        raise ValueError("must be an http URL without path, such as http://egress.example.com:3128")
     return text
 
 
