@@ -6,15 +6,12 @@ from collections import defaultdict
 from itertools import pairwise
 from typing import Any
 
-from headgate import v1 as pb
-
 from tests.conftest import Serve
-from tests.fold import check_invariants, fold
-from tests.headgate_process import Headgate
 from tests.recordings.messages_request import read_messages_request
 from tests.recordings.recorded import Recording, recordings
+from tests.recordings.replaying import answered, replaying
 from tests.recordings.test_anthropic_requests import Json, normalised
-from tests.vendor import SSE_HEADERS, Exchange, Vendor
+from tests.vendor import Vendor
 
 THINKING_AND_TOOLS = ("anthropic-9b86dd324215", "anthropic-ecd36fbda94e")
 THINKING = ("anthropic-48fb7caf76f3", "anthropic-6afb0cb38808")
@@ -76,18 +73,7 @@ def comparable(request: Json) -> Any:
 
 async def continued(serve: Serve, first: Recording, then: Recording) -> Json:
     """What the vendor receives as the second turn, when the first one's answer is ours."""
-    replies = [first, then]
-
-    async def replays(exchange: Exchange) -> None:
-        recording = replies.pop(0)
-        if recording.is_stream:
-            await exchange.begin(headers=SSE_HEADERS)
-            await exchange.chunk(recording.body)
-            await exchange.end()
-        else:
-            await exchange.answer(200, recording.body)
-
-    async with Vendor(replays) as vendor:
+    async with Vendor(replaying([first, then])) as vendor:
         provider = {"host": "anthropic", "base_url": vendor.base_url, "api_key": "recorded"}
         async with serve(providers={"anthropic": provider}) as headgate:
             answer = await answered(headgate, read_messages_request(first.request, "anthropic"), first.is_stream)
@@ -101,12 +87,3 @@ async def continued(serve: Serve, first: Recording, then: Recording) -> Json:
     assert exchange.headers["x-api-key"] == "recorded"
     received: Json = exchange.json
     return received
-
-
-async def answered(headgate: Headgate, request: pb.GenerateRequest, is_stream: bool) -> pb.GenerateResponse:
-    """The answer of the front door, folded where it is a stream."""
-    if not is_stream:
-        return await headgate.stub.Generate(request)
-    events = [event async for event in headgate.stub.StreamGenerate(request)]
-    check_invariants(events)
-    return fold(events)

@@ -9,11 +9,11 @@ import pytest
 from headgate import v1 as pb
 
 from tests.conftest import Serve
-from tests.fold import check_invariants, fold
 from tests.recordings.gemini_request import read_gemini_request
 from tests.recordings.recorded import recordings
+from tests.recordings.replaying import answered, replaying
 from tests.recordings.test_gemini_requests import normalised, signatures, target
-from tests.vendor import Exchange, Vendor
+from tests.vendor import Vendor
 
 Json = dict[str, Any]
 
@@ -40,19 +40,9 @@ async def test_a_conversation_reaches_the_vendor_as_recorded(serve: Serve, name:
     """Turn by turn, with signatures byte for byte, though calls had no ids and got ours on their way."""
     by_id = {recording.id: recording for recording in recordings("gemini.generate")}
     turns = [by_id[turn] for turn in CONVERSATIONS[name]]
-    replies = iter(turns)
-
-    async def replays(exchange: Exchange) -> None:
-        turn = next(replies)
-        if turn.is_stream:
-            await exchange.begin()
-            await exchange.chunk(turn.body)
-            await exchange.end()
-        else:
-            await exchange.answer(200, turn.body)
 
     issuer = turns[0].vendor
-    async with Vendor(replays) as vendor:
+    async with Vendor(replaying(turns)) as vendor:
         provider = {"base_url": vendor.base_url, "api_key": "key"}
         async with serve(providers={issuer: provider}) as headgate:
             history: list[pb.Message] = []
@@ -63,7 +53,8 @@ async def test_a_conversation_reaches_the_vendor_as_recorded(serve: Serve, name:
                 history += added
                 del request.messages[:]
                 request.messages.extend(history)
-                history.append(await answer_to(request, headgate.stub, streamed=turn.is_stream))
+                answer = await answered(headgate, request, turn.is_stream)
+                history.append(answer.candidates[0].message)
     seen = 0
     for exchange, turn in zip(vendor.exchanges, turns, strict=True):
         expected = without_repeated_signatures(normalised(turn.request))
@@ -80,15 +71,6 @@ def answer_own_calls(added: list[pb.Message], history: list[pb.Message]) -> None
             if part.HasField("tool_result"):
                 place = next(n for n, call in enumerate(calls) if call.name == part.tool_result.name)
                 part.tool_result.call_id = calls.pop(place).id
-
-
-async def answer_to(request: pb.GenerateRequest, stub: pb.InferenceServiceAsyncStub, *, streamed: bool) -> pb.Message:
-    """The answer as a message."""
-    if not streamed:
-        return (await stub.Generate(request)).candidates[0].message
-    events = [event async for event in stub.StreamGenerate(request)]
-    check_invariants(events)
-    return fold(events).candidates[0].message
 
 
 def without_repeated_signatures(body: Json) -> Json:

@@ -8,17 +8,14 @@ from functools import cache
 from itertools import pairwise
 from typing import Any
 
-from headgate import v1 as pb
-
 from headgate_server.providers.hosts import HOSTS
 from tests.conftest import Serve
-from tests.fold import check_invariants, fold
-from tests.headgate_process import Headgate
 from tests.recordings.chat_chunks import accumulated, chunks
 from tests.recordings.chat_request import read_chat_request
 from tests.recordings.recorded import Recording
+from tests.recordings.replaying import answered, replaying
 from tests.recordings.test_openai_requests import normalised, readable
-from tests.vendor import SSE_HEADERS, Exchange, Vendor
+from tests.vendor import Vendor
 
 Json = dict[str, Any]
 
@@ -58,18 +55,7 @@ def call_ids(message: Json) -> list[str]:
 
 async def continued(serve: Serve, first: Recording, then: Recording) -> Json:
     """What the vendor receives as the second turn, when the first one's answer is ours."""
-    replies = [first, then]
-
-    async def replays(exchange: Exchange) -> None:
-        recording = replies.pop(0)
-        if recording.is_stream:
-            await exchange.begin(headers=SSE_HEADERS)
-            await exchange.chunk(recording.body)
-            await exchange.end()
-        else:
-            await exchange.answer(200, recording.body)
-
-    async with Vendor(replays) as vendor:
+    async with Vendor(replaying([first, then])) as vendor:
         provider = {"host": first.vendor, "base_url": vendor.base_url, "api_key": "recorded"}
         async with serve(providers={first.vendor: provider}) as headgate:
             answer = await answered(headgate, read_chat_request(first.request, first.vendor), first.is_stream)
@@ -80,15 +66,6 @@ async def continued(serve: Serve, first: Recording, then: Recording) -> Json:
             await answered(headgate, request, then.is_stream)
     received: Json = vendor.exchanges[1].json
     return received
-
-
-async def answered(headgate: Headgate, request: pb.GenerateRequest, is_stream: bool) -> pb.GenerateResponse:
-    """The answer of the front door, folded where it is a stream."""
-    if not is_stream:
-        return await headgate.stub.Generate(request)
-    events = [event async for event in headgate.stub.StreamGenerate(request)]
-    check_invariants(events)
-    return fold(events)
 
 
 def comparable(request: Json, vendor: str) -> Json:

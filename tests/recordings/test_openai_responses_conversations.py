@@ -9,13 +9,13 @@ import pytest
 from headgate import v1 as pb
 
 from tests.conftest import Serve
-from tests.fold import check_invariants, fold
 from tests.recordings.chat_chunks import chunks
 from tests.recordings.recorded import Recording, recordings
+from tests.recordings.replaying import answered, replaying
 from tests.recordings.responses_events import accumulated
 from tests.recordings.responses_request import read_responses_request
 from tests.recordings.test_openai_responses_requests import normalised
-from tests.vendor import Exchange, Vendor
+from tests.vendor import Vendor
 
 Json = dict[str, Any]
 
@@ -36,19 +36,9 @@ async def test_a_conversation_reaches_the_vendor_as_recorded(serve: Serve, name:
     """Turn by turn, with signatures byte for byte, whatever the history went through on its way."""
     by_id = {recording.id: recording for recording in recordings("openai.responses")}
     turns = [by_id[turn] for turn in CONVERSATIONS[name]]
-    replies = iter(turns)
-
-    async def replays(exchange: Exchange) -> None:
-        turn = next(replies)
-        if turn.is_stream:
-            await exchange.begin()
-            await exchange.chunk(turn.body)
-            await exchange.end()
-        else:
-            await exchange.answer(200, turn.body)
 
     vendor_name = turns[0].vendor
-    async with Vendor(replays) as vendor:
+    async with Vendor(replaying(turns)) as vendor:
         provider = {"host": vendor_name, "adapter": "openai-responses", "base_url": vendor.base_url, "api_key": "key"}
         async with serve(providers={vendor_name: provider}) as headgate:
             history: list[pb.Message] = []
@@ -60,13 +50,14 @@ async def test_a_conversation_reaches_the_vendor_as_recorded(serve: Serve, name:
                 history += request.messages
                 del request.messages[:]
                 request.messages.extend(history)
-                history.append(await answer_to(request, headgate.stub, streamed=turn.is_stream))
+                answer = await answered(headgate, request, turn.is_stream)
+                history.append(answer.candidates[0].message)
     assert len(vendor.exchanges) == len(turns)
     issued: list[str] = []
     for exchange, turn in zip(vendor.exchanges, turns, strict=True):
         assert signatures(exchange.json["input"]) == issued
         assert as_the_client_says_it(exchange.json, turn) == as_recorded(turn)
-        issued += signatures(answered(turn)["output"])
+        issued += signatures(recorded_answer(turn)["output"])
     assert issued
 
 
@@ -76,22 +67,13 @@ def new_input(turns: list[Recording], number: int) -> list[Json]:
     if number == 0:
         return items
     before = turns[number - 1]
-    return items[len(before.request["input"]) + len(answered(before)["output"]) :]
+    return items[len(before.request["input"]) + len(recorded_answer(before)["output"]) :]
 
 
-def answered(turn: Recording) -> Json:
+def recorded_answer(turn: Recording) -> Json:
     """The vendor's answer of a turn."""
     answer: Json = accumulated(chunks(turn.body)) if turn.is_stream else json.loads(turn.body)
     return answer
-
-
-async def answer_to(request: pb.GenerateRequest, stub: pb.InferenceServiceAsyncStub, *, streamed: bool) -> pb.Message:
-    """The answer as a message."""
-    if not streamed:
-        return (await stub.Generate(request)).candidates[0].message
-    events = [event async for event in stub.StreamGenerate(request)]
-    check_invariants(events)
-    return fold(events).candidates[0].message
 
 
 def signatures(items: list[Json]) -> list[str]:
