@@ -13,6 +13,8 @@ from structlog.testing import capture_logs
 
 from headgate_server import logs
 from tests.headgate_process import Headgate, running
+from tests.transports import TRANSPORTS, Gate
+from tests.vendor import Vendor
 
 Serve = Callable[..., AbstractAsyncContextManager[Headgate]]
 
@@ -69,3 +71,20 @@ def logged(caplog: pytest.LogCaptureFixture) -> Iterator[LogLines]:
     """The log of this test."""
     with capture_logs([structlog.contextvars.merge_contextvars]) as ours, caplog.at_level(logging.INFO):
         yield LogLines(ours, caplog)
+
+
+@pytest.fixture(params=TRANSPORTS)
+def transport(request: pytest.FixtureRequest) -> str:
+    """The name of each transport in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def gate(serve: Serve, transport: str) -> Gate:
+    """A gateway over that transport, with this vendor as provider `v`: `async with gate(vendor, ...) as headgate`."""
+
+    def start(vendor: Vendor, **settings: Any) -> Any:
+        provider = {"adapter": "openai", "base_url": vendor.base_url, "transport": transport, **settings}
+        return serve(providers={"v": provider})
+
+    return start

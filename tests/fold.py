@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from headgate import v1 as pb
+
+from headgate_server.providers.base import Stream
+from headgate_server.sse import Decoder
 
 MADE_ID = re.compile(r"call_[0-9a-f]{24}")
 MADE = "made by the gateway"
@@ -55,6 +58,18 @@ def fold(events: Sequence[pb.StreamGenerateResponse]) -> pb.GenerateResponse:
             _fold_end(event.generation_end, answer)
     answer.candidates.extend(candidates[index] for index in sorted(candidates))
     return answer
+
+
+def fed(stream: Stream, body: bytes, cuts: Iterable[int] = ()) -> list[pb.StreamGenerateResponse]:
+    """All events of a body that is fed in chunks which end at `cuts`."""
+    decoder = Decoder()
+    events: list[pb.StreamGenerateResponse] = []
+    start = 0
+    for cut in (*cuts, len(body)):
+        events += stream.feed(decoder.feed(body[start:cut]))
+        start = cut
+    events += stream.feed(decoder.end())
+    return events + stream.end()
 
 
 def check_invariants(events: Sequence[pb.StreamGenerateResponse], *, partial: bool = False) -> None:

@@ -29,8 +29,8 @@ from headgate_server.errors import (
 from headgate_server.providers import cohere
 from headgate_server.providers.base import Target
 from headgate_server.providers.hosts import HOSTS
-from headgate_server.sse import Decoder, Event
-from tests.fold import canonical, check_invariants, fold
+from headgate_server.sse import Event
+from tests.fold import canonical, check_invariants, fed, fold
 
 WIRE = Path(__file__).parent / "wire" / "cohere"
 STREAMS = sorted(WIRE.glob("*.sse"))
@@ -41,14 +41,7 @@ Json = dict[str, Any]
 
 def streamed(body: bytes, cuts: Iterable[int] = ()) -> list[pb.StreamGenerateResponse]:
     """The events of a body fed in chunks that end at `cuts`."""
-    decoder, stream = Decoder(), cohere.Stream(TARGET)
-    events: list[pb.StreamGenerateResponse] = []
-    start = 0
-    for cut in (*cuts, len(body)):
-        events += stream.feed(decoder.feed(body[start:cut]))
-        start = cut
-    events += stream.feed(decoder.end())
-    return events + stream.end()
+    return fed(cohere.Stream(TARGET), body, cuts)
 
 
 def event(kind: str, *, index: int | None = None, **members: Any) -> Event:

@@ -23,7 +23,7 @@ from headgate_server.oauth import MAX_ANSWER_BYTES, OAuthTokens, client_credenti
 from headgate_server.transports.aiohttp import AiohttpTransport
 from tests.conftest import LogLines, Serve
 from tests.headgate_process import ask, eventually, failing
-from tests.test_transports import tls_of
+from tests.transports import tls_of
 from tests.vendor import Behaviour, Exchange, Vendor, answers_text
 
 COGNITIVE = "https://cognitiveservices.azure.com"

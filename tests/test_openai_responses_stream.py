@@ -26,8 +26,8 @@ from headgate_server.errors import (
 from headgate_server.providers import openai_responses
 from headgate_server.providers.base import Target
 from headgate_server.providers.hosts import HOSTS
-from headgate_server.sse import Decoder, Event
-from tests.fold import canonical, check_invariants, fold
+from headgate_server.sse import Event
+from tests.fold import canonical, check_invariants, fed, fold
 
 WIRE = Path(__file__).parent / "wire" / "openai-responses"
 STREAMS = sorted(WIRE.glob("*.sse"))
@@ -47,14 +47,7 @@ def target_of(file: Path) -> Target:
 
 def streamed(body: bytes, cuts: Iterable[int], to: Target) -> list[pb.StreamGenerateResponse]:
     """The events of a body fed in chunks that end at `cuts`."""
-    decoder, stream = Decoder(), openai_responses.Stream(to)
-    events: list[pb.StreamGenerateResponse] = []
-    start = 0
-    for cut in (*cuts, len(body)):
-        events += stream.feed(decoder.feed(body[start:cut]))
-        start = cut
-    events += stream.feed(decoder.end())
-    return events + stream.end()
+    return fed(openai_responses.Stream(to), body, cuts)
 
 
 def decoded(name: str) -> pb.GenerateResponse:

@@ -23,7 +23,7 @@ from headgate_server.providers import openai
 from headgate_server.providers.base import Target
 from headgate_server.providers.hosts import HOSTS, Host
 from headgate_server.sse import Decoder, Event
-from tests.fold import canonical, check_invariants, fold
+from tests.fold import canonical, check_invariants, fed, fold
 
 WIRE = Path(__file__).parent / "wire" / "openai"
 STREAMS = sorted(WIRE.glob("*.sse"))
@@ -44,14 +44,7 @@ def target_of(file: Path) -> Target:
 
 def streamed(body: bytes, cuts: Iterable[int], to: Target) -> list[pb.StreamGenerateResponse]:
     """The events of a body fed in chunks that end at `cuts`."""
-    decoder, stream = Decoder(), openai.Stream(to)
-    events: list[pb.StreamGenerateResponse] = []
-    start = 0
-    for cut in (*cuts, len(body)):
-        events += stream.feed(decoder.feed(body[start:cut]))
-        start = cut
-    events += stream.feed(decoder.end())
-    return events + stream.end()
+    return fed(openai.Stream(to), body, cuts)
 
 
 def event(data: Json | bytes, kind: str = "message") -> Event:
