@@ -164,11 +164,11 @@ async def kept_fresh(*tokens: tuple[str, float] | ProviderError) -> AsyncIterato
     """A token that is refreshed by the script."""
     script = Script(list(tokens))
     credential = RefreshedToken("vertex", script)
-    task = asyncio.create_task(credential.keep_fresh())
+    credential.start()
     try:
         yield credential, script
     finally:
-        task.cancel()
+        await credential.close()
 
 
 async def test_a_token_is_replaced_ahead_of_its_expiry() -> None:

@@ -163,7 +163,7 @@ async def test_a_rejected_token_is_fetched_anew_again_after_a_minute() -> None:
     """The time between is measured, not counted in calls."""
     async with Vendor(issuing(3600)) as service, tokens_of(service) as tokens:
         credential = RefreshedToken("rack", tokens)
-        refreshing = asyncio.create_task(credential.keep_fresh())
+        credential.start()
         await credential.tried()
         for number, now in enumerate((1000.0, 1000.0 + BETWEEN_REJECTIONS_SECONDS), start=2):
             credential.rejected(now)
@@ -172,7 +172,7 @@ async def test_a_rejected_token_is_fetched_anew_again_after_a_minute() -> None:
             credential.rejected(now + BETWEEN_REJECTIONS_SECONDS - 0.1)
             await asyncio.sleep(0.05)
             assert len(service.exchanges) == number
-        refreshing.cancel()
+        await credential.close()
 
 
 @asynccontextmanager

@@ -11,14 +11,16 @@ import grpc
 import grpc.aio
 import pytest
 from headgate import v1 as pb
+from pydantic import ByteSize
 
 from headgate_server.app import Application
 from headgate_server.call import Call, CallRegistry
-from headgate_server.config import Config
+from headgate_server.config import Config, Server
 from headgate_server.errors import GatewayError, InvalidRequest, Violation
 from headgate_server.interceptors.access_log import access_log
 from headgate_server.interceptors.chain import Chain
 from headgate_server.interceptors.status import status, to_status
+from headgate_server.runtime import Runtime
 from headgate_server.servicers.inference import InferenceServicer
 from tests.conftest import LogLines, Serve
 from tests.headgate_process import Headgate, ask, eventually, failing
@@ -78,7 +80,8 @@ class Chained:
     def __init__(self) -> None:
         self.calls = CallRegistry()
         self.servicer = Misbehaving()
-        chain = Chain(SERVICE, self.calls, max_reply_bytes=2**20, before_parse=[status, access_log])
+        runtime = Runtime(Config(server=Server(max_reply_bytes=ByteSize(2**20))))
+        chain = Chain(SERVICE, self.calls, lambda: runtime, before_parse=[status, access_log])
         self.server = grpc.aio.server(interceptors=[chain], options=[("grpc.so_reuseport", 0)])
         pb.add_InferenceServiceServicer_to_server(cast(pb.InferenceServiceServicer, self.servicer), self.server)
         self.port = self.server.add_insecure_port("127.0.0.1:0")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
+from types import MappingProxyType
 from typing import cast
 
 import grpc
@@ -18,27 +20,23 @@ from grpc_reflection.v1alpha import reflection
 from headgate import v1 as pb
 
 import headgate_server
-from headgate_server import listing, logs
+from headgate_server import logs
 from headgate_server.call import CallRegistry
-from headgate_server.catalog import Catalog
 from headgate_server.config import Config
 from headgate_server.config.tree import Server as ServerConfig
-from headgate_server.endpoints import Endpoint, cards, endpoint
-from headgate_server.gateway import Gateway
 from headgate_server.interceptors.access_log import access_log
 from headgate_server.interceptors.admission import admission
 from headgate_server.interceptors.chain import Chain
 from headgate_server.interceptors.status import status
-from headgate_server.providers.base import Target
-from headgate_server.resilience.health import ProviderRecord
-from headgate_server.routing import Routes
+from headgate_server.reload import Reloader
+from headgate_server.runtime import Runtime
 from headgate_server.servicers.inference import InferenceServicer
-from headgate_server.upstream import Upstream
 
 SERVICE = "headgate.v1.InferenceService"
 READINESS = ("", SERVICE, "readiness")
 LIVENESS = "liveness"
 CLEANUP_SECONDS = 5.0
+RELOADABLE = {"max_concurrent_calls", "max_reply_bytes", "drain_delay", "drain_grace"}
 
 log = structlog.get_logger(component="server")
 
@@ -49,27 +47,20 @@ class Application:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._calls = CallRegistry()
-        endpoints = {name: endpoint(name, provider) for name, provider in config.providers.items()}
-        health = {name: ProviderRecord(name) for name in endpoints}
-        self._upstream = Upstream(endpoints)
-        catalog = _catalog(config, endpoints)
-        routes = _routes(config, endpoints)
-        named = _named_targets(config, endpoints)
-        models = listing.models(routes.aliases, named, self._upstream.capabilities, catalog)
-        max_reply_bytes = config.server.max_reply_bytes
-        gateway = Gateway(routes, self._upstream, health, catalog, max_reply_bytes=max_reply_bytes)
-        self._servicer = InferenceServicer(gateway, models, health, self._calls)
+        self._runtime = Runtime(config)
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._servicer = InferenceServicer(self._calls)
         self._health = grpc_health.HealthServicer()
         self._server = grpc.aio.server(
             interceptors=[
                 Chain(
                     SERVICE,
                     self._calls,
-                    max_reply_bytes=config.server.max_reply_bytes,
+                    lambda: self._runtime,
                     before_parse=[
                         status,
                         access_log,
-                        admission(self._calls, config.server.max_concurrent_calls),
+                        admission(self._calls),
                     ],
                 )
             ],
@@ -93,13 +84,18 @@ class Application:
         """The calls in flight."""
         return self._calls
 
+    @property
+    def runtime(self) -> Runtime:
+        """What new calls begin with."""
+        return self._runtime
+
     async def start(self) -> int:
         """Listens and serves; the port that was bound.
 
         Raises:
             OSError: the address cannot be bound.
         """
-        await self._upstream.start()
+        await self._runtime.start()
         try:
             port = self._server.add_insecure_port(self._config.server.listen)
         except RuntimeError as error:
@@ -108,6 +104,27 @@ class Application:
         for name in (*READINESS, LIVENESS):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         return port
+
+    async def reload(self, config: Config) -> None:
+        """Serves by another configuration from the next call on; calls in flight finish as they began.
+
+        Raises:
+            OSError: a file that it names cannot be read any more; nothing has changed.
+        """
+        successor = Runtime(config, self._runtime)
+        await successor.start()
+        retired, self._runtime = self._runtime, successor
+        retiring = asyncio.create_task(self._retire(retired, successor))
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
+        unchanged = sorted(_needing_restart(self._config, config))
+        log.info("configuration_reloaded", providers=list(config.providers), models=list(config.models))
+        if unchanged:
+            log.warning("restart_needed", keys=unchanged)
+
+    async def _retire(self, retired: Runtime, successor: Runtime) -> None:
+        await self._calls.left(retired)
+        await retired.close(successor)
 
     async def stop(self, *, delay: float, grace: float, hurry: asyncio.Event | None = None) -> None:
         """Drains: not ready, `delay` seconds of serving on, no new calls, at most `grace` seconds for those in flight.
@@ -131,21 +148,25 @@ class Application:
         await self._server.stop(0)
         await stopping
         await drained
-        await self._upstream.close()
+        await asyncio.gather(*self._retiring)
+        await self._runtime.close()
 
 
-def run(config: Config) -> None:
-    """Serves until SIGTERM or SIGINT, then drains; a second signal cuts the drain short."""
+def run(config: Config, path: Path | None = None, environment: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Serves until SIGTERM or SIGINT, then drains; a second signal cuts the drain short.
+
+    With a `path`, SIGHUP and changes beside that file have it read again, with the same environment.
+    """
     logs.configure(config.telemetry.log_level, config.telemetry.log_format)
     try:
         import uvloop
     except ImportError:
-        asyncio.run(_serve(config))
+        asyncio.run(_serve(config, path, environment))
     else:
-        uvloop.run(_serve(config))
+        uvloop.run(_serve(config, path, environment))
 
 
-async def _serve(config: Config) -> None:
+async def _serve(config: Config, path: Path | None, environment: Mapping[str, str]) -> None:
     application = Application(config)
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[signal.Signals] = loop.create_future()
@@ -170,11 +191,27 @@ async def _serve(config: Config) -> None:
         reflection=config.server.reflection,
     )
     _print_welcome(config, f"{host}:{port}")
+    reloading = _begin_reloading(application, config, path, environment)
     # Ctrl-C comes from a person: no load balancer has to notice first.
     delay = 0.0 if await stop == signal.SIGINT else config.server.drain_delay
     log.info("draining", calls=len(application.calls))
+    if reloading:
+        reloading.cancel()
     await application.stop(delay=delay, grace=config.server.drain_grace, hurry=hurry)
     log.info("stopped")
+
+
+def _begin_reloading(
+    application: Application, config: Config, path: Path | None, environment: Mapping[str, str]
+) -> asyncio.Task[None] | None:
+    """Without a file there is nothing to read again; SIGHUP then changes nothing, and ends nothing either."""
+    loop = asyncio.get_running_loop()
+    if path is None:
+        loop.add_signal_handler(signal.SIGHUP, log.info, "no_configuration_file")
+        return None
+    reloader = Reloader(path, environment, application.reload)
+    loop.add_signal_handler(signal.SIGHUP, reloader.request)
+    return asyncio.create_task(reloader.run(config))
 
 
 def _print_welcome(config: Config, address: str) -> None:
@@ -190,30 +227,13 @@ def _print_welcome(config: Config, address: str) -> None:
     print(f"  headgate call --address {address} --model {model} Hello", flush=True)
 
 
-def _routes(config: Config, endpoints: dict[str, Endpoint]) -> Routes:
-    def provider_target(provider: str, model: str) -> Target | None:
-        endpoint = endpoints.get(provider)
-        return None if endpoint is None else endpoint.target(model)
-
-    aliases = {
-        name: [endpoints[target.provider].target(target.model) for target in alias.targets]
-        for name, alias in config.models.items()
-    }
-    return Routes(aliases, provider_target)
-
-
-def _named_targets(config: Config, endpoints: dict[str, Endpoint]) -> Iterator[Target]:
-    for alias in config.models.values():
-        for target in alias.targets:
-            yield endpoints[target.provider].target(target.model)
-    for name, provider in config.providers.items():
-        for model in (*provider.models, *provider.catalog):
-            yield endpoints[name].target(model)
-
-
-def _catalog(config: Config, endpoints: dict[str, Endpoint]) -> Catalog:
-    configured = dict(card for name, provider in config.providers.items() for card in cards(name, provider))
-    return Catalog(configured, {name: endpoint.base_url for name, endpoint in endpoints.items()})
+def _needing_restart(started: Config, config: Config) -> Iterator[str]:
+    """Keys that differ and are read at the start alone."""
+    for name in set(ServerConfig.model_fields) - RELOADABLE:
+        if getattr(started.server, name) != getattr(config.server, name):
+            yield f"server.{name}"
+    if started.telemetry != config.telemetry:
+        yield "telemetry"
 
 
 def _channel_options(server: ServerConfig) -> list[tuple[str, int]]:

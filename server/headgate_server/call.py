@@ -12,10 +12,13 @@ from google.protobuf.message import Message
 
 from headgate_server import errors
 from headgate_server.errors import GatewayError
+from headgate_server.principal import ANONYMOUS, Principal
 
 if TYPE_CHECKING:
     import grpc.aio
     from headgate import v1 as pb
+
+    from headgate_server.runtime import Runtime
 
 REQUEST_ID = "x-request-id"
 RETRY_AFTER_STOP = 1.0
@@ -26,12 +29,21 @@ class Call:
     """What is known of one RPC.
 
     Interceptors and servicers get it in place of gRPC's context. `attempts` grows by one record for each upstream
-    attempt, whatever becomes of it. Times are seconds of the monotonic clock.
+    attempt, whatever becomes of it. `runtime` is the generation of the configuration that the call began with, to its
+    end. Times are seconds of the monotonic clock.
     """
 
-    def __init__(self, method: str, context: grpc.aio.ServicerContext[Any, Any], calls: CallRegistry) -> None:
+    def __init__(
+        self,
+        method: str,
+        context: grpc.aio.ServicerContext[Any, Any],
+        calls: CallRegistry,
+        runtime: Runtime,
+    ) -> None:
         self.method = method
         self.context = context
+        self.runtime = runtime
+        self.principal: Principal = ANONYMOUS
         self.metadata: dict[str, str | bytes] = dict(context.invocation_metadata() or ())
         self.request_id = _request_id(self.metadata.get(REQUEST_ID))
         self.started = time.monotonic()
@@ -98,6 +110,8 @@ class CallRegistry:
         self._calls: set[Call] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._retired: dict[Runtime, int] = {}
+        self._left: dict[Runtime, asyncio.Event] = {}
         self.cut_off = False
 
     def __len__(self) -> int:
@@ -111,6 +125,10 @@ class CallRegistry:
         self._calls.discard(call)
         if not self._calls:
             self._idle.set()
+        if self._retired and call.runtime in self._retired:
+            self._retired[call.runtime] -= 1
+            if not self._retired[call.runtime]:
+                self._left[call.runtime].set()
 
     def cut(self) -> None:
         """Cancels every call, so that each can still tell its caller why."""
@@ -118,6 +136,16 @@ class CallRegistry:
         for call in self._calls:
             if call.task is not None:
                 call.task.cancel()
+
+    async def left(self, retired: Runtime) -> None:
+        """Waits for the end of the last call that began with `retired`, with which no call begins any more."""
+        self._retired[retired] = sum(call.runtime is retired for call in self._calls)
+        self._left[retired] = asyncio.Event()
+        try:
+            if self._retired[retired]:
+                await self._left[retired].wait()
+        finally:
+            del self._retired[retired], self._left[retired]
 
     async def drained(self, seconds: float) -> bool:
         """Waits until no call is left, at most `seconds`; False if some are."""

@@ -45,8 +45,8 @@ class Credential(Protocol):
         """
         ...
 
-    async def keep_fresh(self) -> None:
-        """Fetches until it is cancelled."""
+    def start(self) -> None:
+        """Begins to fetch, off every request's way; more than once is no harm."""
         ...
 
     async def tried(self) -> None:
@@ -58,7 +58,7 @@ class Credential(Protocol):
         ...
 
     async def close(self) -> None:
-        """Closes every connection to where it comes from."""
+        """Fetches no more, and closes every connection to where it comes from."""
         ...
 
 
@@ -97,6 +97,7 @@ class RefreshedToken:
         self._tried = asyncio.Event()
         self._wanted = asyncio.Event()
         self._rejected_at = -BETWEEN_REJECTIONS_SECONDS
+        self._fetching: asyncio.Task[None] | None = None
 
     def headers(self) -> Mapping[str, str]:
         """The headers that bear the token."""
@@ -104,7 +105,12 @@ class RefreshedToken:
             raise type(self._failure)(self._failure.message, vendor_detail=self._failure.vendor_detail)
         return self._token.headers
 
-    async def keep_fresh(self) -> None:
+    def start(self) -> None:
+        """Begins to fetch, off every request's way; more than once is no harm."""
+        if self._fetching is None:
+            self._fetching = asyncio.create_task(self._keep_fresh())
+
+    async def _keep_fresh(self) -> None:
         """Fetches ahead of each expiry, and when the vendor rejects a token; after a failure ever more slowly."""
         failures = 0
         while True:
@@ -137,7 +143,10 @@ class RefreshedToken:
             self._wanted.set()
 
     async def close(self) -> None:
-        """Closes the source."""
+        """Fetches no more, and closes the source."""
+        if self._fetching:
+            self._fetching.cancel()
+            await asyncio.gather(self._fetching, return_exceptions=True)
         await self._source.close()
 
 

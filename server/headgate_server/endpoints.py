@@ -54,6 +54,12 @@ class Endpoint:
         """The model of that name at this provider."""
         return Target(provider=self.name, model=model, host=self.host, issuer=self.issuer)
 
+    async def close(self) -> None:
+        """Closes every connection, to the vendor and to where its tokens come from."""
+        await self.transport.close()
+        if self.credential:
+            await self.credential.close()
+
 
 def endpoint(name: str, provider: Provider) -> Endpoint:
     """The endpoint of a configured provider.

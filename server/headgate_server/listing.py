@@ -18,13 +18,14 @@ def models(
     capabilities: Capabilities,
     catalog: Catalog,
 ) -> list[pb.Model]:
-    """The list. An alias shows what all of its targets have in common."""
+    """The list, by name. An alias shows what all of its targets have in common."""
     listed = [_model(name, targets, capabilities, catalog) for name, targets in aliases.items()]
     for model in listed:
         model.is_alias = True
-    return listed + [
+    listed += [
         _model(f"{target.provider}/{target.model}", [target], capabilities, catalog) for target in dict.fromkeys(named)
     ]
+    return sorted(listed, key=lambda model: model.name)
 
 
 def _model(name: str, targets: Sequence[Target], capabilities: Capabilities, catalog: Catalog) -> pb.Model:

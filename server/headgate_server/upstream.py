@@ -20,7 +20,6 @@ MAX_ERROR_BYTES = 64 * 1024
 MAX_JOINED_BYTES = 256 * 1024
 DRAIN_SECONDS = 1.0
 ERROR_BODY_SECONDS = 2.0
-FIRST_TOKENS_SECONDS = 10.0
 REQUEST_ID_HEADERS = ("x-request-id", "request-id", "apim-request-id", "x-amzn-requestid")
 
 T = TypeVar("T")
@@ -32,26 +31,12 @@ class Upstream:
     def __init__(self, endpoints: Mapping[str, Endpoint]) -> None:
         self._endpoints = endpoints
         self._draining: set[asyncio.Task[None]] = set()
-        self._refreshing: list[asyncio.Task[None]] = []
-
-    async def start(self) -> None:
-        """Begins to keep tokens fresh, and waits for the first ones, though not for long: without one a provider
-        fails, not the gateway."""
-        credentials = [endpoint.credential for endpoint in self._endpoints.values() if endpoint.credential]
-        self._refreshing = [asyncio.create_task(credential.keep_fresh()) for credential in credentials]
-        with suppress(TimeoutError):
-            async with asyncio.timeout(FIRST_TOKENS_SECONDS):
-                await asyncio.gather(*(credential.tried() for credential in credentials))
 
     async def close(self) -> None:
-        """Closes every connection."""
-        for task in (*self._draining, *self._refreshing):
+        """Reads no further in answers whose callers have all they wanted."""
+        for task in tuple(self._draining):
             task.cancel()
-        await asyncio.gather(*self._refreshing, return_exceptions=True)
-        for endpoint in self._endpoints.values():
-            await endpoint.transport.close()
-            if endpoint.credential:
-                await endpoint.credential.close()
+        await asyncio.gather(*self._draining, return_exceptions=True)
 
     def endpoint(self, target: Target) -> Endpoint:
         """The provider that a target is at."""

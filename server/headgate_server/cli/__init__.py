@@ -68,7 +68,7 @@ def serve(*, config: Path | None = None) -> int:
         and every known host whose usual key variable is set.
     """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # the core's own lines on stderr are not JSON
-    from headgate_server.config import ConfigError, load
+    from headgate_server.config import ConfigError, load, named_file
 
     try:
         configuration = load(config, os.environ)
@@ -77,7 +77,7 @@ def serve(*, config: Path | None = None) -> int:
     from headgate_server.app import run
 
     try:
-        run(configuration)
+        run(configuration, named_file(config, os.environ), os.environ)
     except OSError as error:
         raise Failed(USAGE, f"error: {error}") from error
     return OK

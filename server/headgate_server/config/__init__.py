@@ -6,7 +6,7 @@ package reads the environment.
 """
 
 from headgate_server.config.file import ConfigError, Problem
-from headgate_server.config.loading import load
+from headgate_server.config.loading import load, named_file
 from headgate_server.config.tree import (
     Alias,
     Auth,
@@ -48,4 +48,5 @@ __all__ = [
     "Telemetry",
     "TokenService",
     "load",
+    "named_file",
 ]

@@ -55,11 +55,10 @@ def load(path: Path | None, environment: Mapping[str, str]) -> Config:
     Raises:
         ConfigError: it cannot be used; every problem is in it.
     """
-    if path is None and (named := environment.get("HEADGATE_CONFIG")):
-        path = Path(named)
+    path = named_file(path, environment)
     document = _demo(environment) if path is None else read(path, environment)
     _apply_environment(document, environment)
-    folder = path.parent if path else Path()
+    folder = path.parent.absolute() if path else Path()
     _read_secret_files(document, folder)
     _find_tls_files(document, folder)
     _find_credential_files(document, folder)
@@ -74,6 +73,12 @@ def load(path: Path | None, environment: Mapping[str, str]) -> Config:
     if document.problems or config is None:
         raise ConfigError(sorted(document.problems.values(), key=lambda problem: problem.line))
     return config
+
+
+def named_file(path: Path | None, environment: Mapping[str, str]) -> Path | None:
+    """The configuration's file; None for the demo."""
+    named = environment.get("HEADGATE_CONFIG")
+    return path or (Path(named) if named else None)
 
 
 def _demo(environment: Mapping[str, str]) -> Document:

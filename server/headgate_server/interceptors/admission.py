@@ -12,15 +12,14 @@ from headgate_server.interceptors.base import Interceptor
 RETRY_AFTER_SECONDS = 1.0
 
 
-def admission(calls: CallRegistry, max_concurrent_calls: int) -> Interceptor:
-    """Refuses a call while `max_concurrent_calls` others are in flight; 0 refuses none."""
+def admission(calls: CallRegistry) -> Interceptor:
+    """Refuses a call while `server.max_concurrent_calls` others are in flight; 0 refuses none."""
 
     @asynccontextmanager
     async def around(call: Call) -> AsyncIterator[None]:
-        if max_concurrent_calls and len(calls) > max_concurrent_calls:
-            raise GatewayOverloaded(
-                f"{max_concurrent_calls} calls are in flight already", retry_after=RETRY_AFTER_SECONDS
-            )
+        limit = call.runtime.config.server.max_concurrent_calls
+        if limit and len(calls) > limit:
+            raise GatewayOverloaded(f"{limit} calls are in flight already", retry_after=RETRY_AFTER_SECONDS)
         yield
 
     return around

@@ -24,28 +24,31 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
     Handler = grpc.RpcMethodHandler[Any, Any]
 
+    from headgate_server.runtime import Runtime
+
 Respond = Callable[[Call], Awaitable[Any]]
-Serialize = Callable[[Message], bytes]
+Serialize = Callable[[Call, Message], bytes]
 
 
 class Chain(grpc.aio.ServerInterceptor):
     """Applies `before_parse`, parses, applies `after_parse`, and calls the handler with (request, call).
 
-    Only methods of `service` are touched: health and reflection pass.
+    `runtime` tells the generation of the configuration that a new call begins with. Only methods of `service` are
+    touched: health and reflection pass.
     """
 
     def __init__(
         self,
         service: str,
         calls: CallRegistry,
+        runtime: Callable[[], Runtime],
         *,
-        max_reply_bytes: int,
         before_parse: Sequence[Interceptor],
         after_parse: Sequence[Interceptor] = (),
     ) -> None:
         self._prefix = f"/{service}/"
         self._calls = calls
-        self._max_reply_bytes = max_reply_bytes
+        self._runtime = runtime
         self._before_parse = tuple(before_parse)
         self._after_parse = tuple(after_parse)
         self._handlers: dict[str, Handler] = {}
@@ -71,10 +74,10 @@ class Chain(grpc.aio.ServerInterceptor):
         answer a caller who ends without one. On the wire that is the same.
         """
         answer = _stream if handler.response_streaming else _unary
-        respond = self._around(handler, answer(handler, self._serialize(handler)))
+        respond = self._around(handler, answer(handler, _serialize(handler)))
 
         async def driven(_requests: Any, context: Context) -> Any:
-            call = Call(method, context, self._calls)
+            call = Call(method, context, self._calls, self._runtime())
             self._calls.enter(call)
             try:
                 return await respond(call)
@@ -96,18 +99,19 @@ class Chain(grpc.aio.ServerInterceptor):
 
         return _within(self._before_parse, parse_and_respond)
 
-    def _serialize(self, handler: Handler) -> Serialize:
-        """Serializes, and refuses what is larger than a caller may be sent: the core would tell no reason."""
-        serialize: Any = handler.response_serializer
-        limit = self._max_reply_bytes
 
-        def serialize_within_limit(reply: Message) -> bytes:
-            data = cast(bytes, serialize(reply))
-            if len(data) > limit:
-                raise InvalidRequest(f"the answer takes {len(data)} bytes, more than server.max_reply_bytes ({limit})")
-            return data
+def _serialize(handler: Handler) -> Serialize:
+    """Serializes, and refuses what is larger than a caller may be sent: the core would tell no reason."""
+    serialize: Any = handler.response_serializer
 
-        return serialize_within_limit
+    def serialize_within_limit(call: Call, reply: Message) -> bytes:
+        data = cast(bytes, serialize(reply))
+        limit = call.runtime.config.server.max_reply_bytes
+        if len(data) > limit:
+            raise InvalidRequest(f"the answer takes {len(data)} bytes, more than server.max_reply_bytes ({limit})")
+        return data
+
+    return serialize_within_limit
 
 
 def _within(interceptors: Sequence[Interceptor], respond: Respond) -> Respond:
@@ -129,7 +133,7 @@ def _unary(handler: Handler, serialize: Serialize) -> Respond:
     behaviour: Any = handler.unary_unary
 
     async def respond(call: Call) -> bytes:
-        reply = serialize(await behaviour(call.request, call))
+        reply = serialize(call, await behaviour(call.request, call))
         await _send(call, call.context.send_initial_metadata(((REQUEST_ID, call.request_id),)))
         return reply
 
@@ -146,7 +150,7 @@ def _stream(handler: Handler, serialize: Serialize) -> Respond:
                 if not call.delivering:
                     call.delivering = True
                     await _send(call, call.context.send_initial_metadata(((REQUEST_ID, call.request_id),)))
-                await _send(call, write(serialize(event)))
+                await _send(call, write(serialize(call, event)))
 
     return respond
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import bisect
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -14,8 +14,6 @@ import headgate_server
 from headgate_server import validation
 from headgate_server.call import Call, CallRegistry
 from headgate_server.errors import InvalidRequest
-from headgate_server.gateway import Gateway
-from headgate_server.resilience.health import ProviderRecord
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
@@ -24,17 +22,7 @@ MAX_PAGE_SIZE = 1000
 class InferenceServicer:
     """The chain calls each method with the parsed request and the Call, in place of gRPC's context."""
 
-    def __init__(
-        self,
-        gateway: Gateway,
-        models: Sequence[pb.Model],
-        health: Mapping[str, ProviderRecord],
-        calls: CallRegistry,
-    ) -> None:
-        self._gateway = gateway
-        self._models = sorted(models, key=lambda model: model.name)
-        self._model_names = [model.name for model in self._models]
-        self._health = health
+    def __init__(self, calls: CallRegistry) -> None:
         self._calls = calls
         self._start_time = Timestamp()
         self._start_time.GetCurrentTime()
@@ -42,26 +30,27 @@ class InferenceServicer:
 
     async def Generate(self, request: pb.GenerateRequest, call: Call) -> pb.GenerateResponse:
         validation.check_generate(request)
-        return await self._gateway.generate(request, call)
+        return await call.runtime.gateway.generate(request, call)
 
     async def StreamGenerate(
         self, request: pb.GenerateRequest, call: Call
     ) -> AsyncGenerator[pb.StreamGenerateResponse, None]:
         validation.check_generate(request)
-        async with aclosing(self._gateway.stream(request, call)) as events:
+        async with aclosing(call.runtime.gateway.stream(request, call)) as events:
             async for event in events:
                 yield event
 
     async def Embed(self, request: pb.EmbedRequest, call: Call) -> pb.EmbedResponse:
         validation.check_embed(request)
-        return await self._gateway.embed(request, call)
+        return await call.runtime.gateway.embed(request, call)
 
     async def ListModels(self, request: pb.ListModelsRequest, call: Call) -> pb.ListModelsResponse:
         validation.check_list_models(request)
         size = min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
-        first = bisect.bisect_right(self._model_names, _last_name(request.page_token))
-        page = self._models[first : first + size]
-        more = first + size < len(self._models)
+        models = call.runtime.models
+        first = bisect.bisect_right(models, _last_name(request.page_token), key=lambda model: model.name)
+        page = models[first : first + size]
+        more = first + size < len(models)
         return pb.ListModelsResponse(models=page, next_page_token=_token(page[-1].name) if more else "")
 
     async def Health(self, request: pb.HealthRequest, call: Call) -> pb.HealthResponse:
@@ -69,7 +58,7 @@ class InferenceServicer:
             state=self.state,
             version=headgate_server.__version__,
             start_time=self._start_time,
-            providers=[record.health() for record in self._health.values()],
+            providers=[served.record.health() for served in call.runtime.providers.values()],
             active_calls=len(self._calls) - 1,
         )
 

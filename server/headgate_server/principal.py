@@ -1,0 +1,30 @@
+"""Who calls: what authentication found out, and what it entitles to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """One authenticated caller. Empty `allowed_models` and `allowed_providers` (both globs) allow all."""
+
+    tenant: str = ""
+    key_id: str = ""
+    roles: frozenset[str] = frozenset()
+    allowed_models: tuple[str, ...] = ()
+    allowed_providers: tuple[str, ...] = ()
+    limits: tuple[Any, ...] = ()
+
+    def may_use_model(self, name: str) -> bool:
+        """Whether the caller may ask for this alias, or provider/model."""
+        return not self.allowed_models or any(fnmatchcase(name, glob) for glob in self.allowed_models)
+
+    def may_use_provider(self, name: str) -> bool:
+        """Whether the caller's calls may go to this configured provider."""
+        return not self.allowed_providers or any(fnmatchcase(name, glob) for glob in self.allowed_providers)
+
+
+ANONYMOUS = Principal()

@@ -1,0 +1,124 @@
+"""What belongs to one generation of the configuration while it serves.
+
+A reload makes the next generation, which takes over what did not change: connections, tokens and what was learnt of a
+provider. Calls finish on the generation that they began with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from headgate import v1 as pb
+
+from headgate_server import listing
+from headgate_server.catalog import Catalog
+from headgate_server.config import Config, Provider
+from headgate_server.endpoints import Endpoint, cards, endpoint
+from headgate_server.gateway import Gateway
+from headgate_server.providers.base import Target
+from headgate_server.resilience.health import ProviderRecord
+from headgate_server.routing import Routes
+from headgate_server.upstream import Upstream
+
+FIRST_TOKENS_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServedProvider:
+    """One provider as it is configured, ready to call, with what was learnt of it. `files` are those it was made of."""
+
+    configured: Provider
+    files: Mapping[Path, bytes]
+    endpoint: Endpoint
+    record: ProviderRecord
+
+
+class Runtime:
+    """Everything that one configuration stands for. Made inside the running event loop.
+
+    Raises:
+        OSError: a file that the configuration names cannot be read any more.
+    """
+
+    def __init__(self, config: Config, previous: Runtime | None = None) -> None:
+        self.config = config
+        kept = previous.providers if previous else {}
+        self.providers: dict[str, ServedProvider] = {
+            name: _served(name, provider, kept.get(name)) for name, provider in config.providers.items()
+        }
+        endpoints = {name: served.endpoint for name, served in self.providers.items()}
+        self.upstream = Upstream(endpoints)
+        catalog = _catalog(config, endpoints)
+        routes = _routes(config, endpoints)
+        self.gateway = Gateway(
+            routes,
+            self.upstream,
+            {name: served.record for name, served in self.providers.items()},
+            catalog,
+            max_reply_bytes=config.server.max_reply_bytes,
+        )
+        self.models: Sequence[pb.Model] = listing.models(
+            routes.aliases, _named_targets(config, endpoints), self.upstream.capabilities, catalog
+        )
+
+    async def start(self) -> None:
+        """Fetches the first tokens, though not for long: without one a provider fails, not the gateway."""
+        credentials = [served.endpoint.credential for served in self.providers.values()]
+        for credential in filter(None, credentials):
+            credential.start()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_TOKENS_SECONDS):
+                await asyncio.gather(*(credential.tried() for credential in filter(None, credentials)))
+
+    async def close(self, successor: Runtime | None = None) -> None:
+        """Closes every connection that the successor did not take over."""
+        await self.upstream.close()
+        for name, served in self.providers.items():
+            if successor is None or successor.providers.get(name) is not served:
+                await served.endpoint.close()
+
+
+def _served(name: str, provider: Provider, kept: ServedProvider | None) -> ServedProvider:
+    """The provider that was kept if nothing about it changed, else a new one."""
+    files = {path: path.read_bytes() for path in _files(provider)}
+    if kept and (kept.configured, kept.files) == (provider, files):
+        return kept
+    return ServedProvider(provider, files, endpoint(name, provider), ProviderRecord(name))
+
+
+def _files(provider: Provider) -> Iterator[Path]:
+    """Files whose content is no part of the configuration: certificates, and keys of cloud accounts."""
+    named = [provider.ca_file, provider.client_certificate_file, provider.client_key_file]
+    if provider.credential:
+        named += [getattr(provider.credential, "ca_file", None), getattr(provider.credential, "file", None)]
+    return filter(None, named)
+
+
+def _routes(config: Config, endpoints: Mapping[str, Endpoint]) -> Routes:
+    def provider_target(provider: str, model: str) -> Target | None:
+        endpoint = endpoints.get(provider)
+        return None if endpoint is None else endpoint.target(model)
+
+    aliases = {
+        name: [endpoints[target.provider].target(target.model) for target in alias.targets]
+        for name, alias in config.models.items()
+    }
+    return Routes(aliases, provider_target)
+
+
+def _named_targets(config: Config, endpoints: Mapping[str, Endpoint]) -> Iterator[Target]:
+    for alias in config.models.values():
+        for target in alias.targets:
+            yield endpoints[target.provider].target(target.model)
+    for name, provider in config.providers.items():
+        for model in (*provider.models, *provider.catalog):
+            yield endpoints[name].target(model)
+
+
+def _catalog(config: Config, endpoints: Mapping[str, Endpoint]) -> Catalog:
+    configured = dict(card for name, provider in config.providers.items() for card in cards(name, provider))
+    return Catalog(configured, {name: endpoint.base_url for name, endpoint in endpoints.items()})
