@@ -39,9 +39,8 @@ class Headgate:
 
 @asynccontextmanager
 async def running(**sections: Any) -> AsyncIterator[Headgate]:
-    """A server with this configuration, on a free port of loopback."""
-    server = {"listen": "127.0.0.1:0", "reflection": True, **sections.pop("server", {})}
-    config = Config.model_validate({"server": server, "auth": {"anonymous": True}, **sections})
+    """A server with this configuration, on a free port of loopback. Nothing is asked twice unless `routing` says so."""
+    config = configured(**sections)
     application = Application(config)
     address = f"127.0.0.1:{await application.start()}"
     options = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1))
@@ -50,6 +49,13 @@ async def running(**sections: Any) -> AsyncIterator[Headgate]:
             yield Headgate(application, address, channel, pb.InferenceServiceStub(channel))
         finally:
             await application.stop(delay=0, grace=0.2)
+
+
+def configured(**sections: Any) -> Config:
+    """What `running` serves with these sections."""
+    server = {"listen": "127.0.0.1:0", "reflection": True, **sections.pop("server", {})}
+    routing = sections.pop("routing", {"retry": {"max_attempts": 1}})
+    return Config.model_validate({"server": server, "auth": {"anonymous": True}, "routing": routing, **sections})
 
 
 def user(text: str) -> pb.Message:

@@ -411,24 +411,12 @@ async def test_an_unknown_model_is_not_found(demo: Headgate, model: str) -> None
     assert (failed.code, failed.reason) == (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND")
 
 
-@pytest.mark.parametrize(
-    ("request_", "field"),
-    [
-        (ask("demo/echo", routing=pb.RoutingPolicy(strategy="latency")), "routing.strategy"),
-        (ask("demo/echo", routing=pb.RoutingPolicy(affinity_key="k")), "routing.affinity_key"),
-        (
-            ask("demo/echo", routing=pb.RoutingPolicy(fallback_triggers=[pb.FALLBACK_TRIGGER_CONTENT_FILTER])),
-            "routing.fallback_triggers",
-        ),
-    ],
-)
-async def test_what_is_not_implemented_is_refused_not_ignored(
-    demo: Headgate, request_: pb.GenerateRequest, field: str
-) -> None:
-    """A part of the contract that this server does not do yet gets UNSUPPORTED_PARAMETER with its path."""
-    failed = await failing(demo.stub.Generate(request_))
-    assert (failed.code, failed.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "UNSUPPORTED_PARAMETER")
-    assert failed.fields == [field]
+async def test_an_unknown_strategy_is_refused(demo: Headgate) -> None:
+    """The error names the field and the strategies there are."""
+    failed = await failing(demo.stub.Generate(ask("demo/echo", routing=pb.RoutingPolicy(strategy="round-robin"))))
+    assert (failed.code, failed.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+    assert failed.fields == ["routing.strategy"]
+    assert "least-busy" in failed.message
 
 
 async def test_the_vendor_is_sent_what_was_asked(serve: Serve) -> None:

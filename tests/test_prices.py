@@ -180,7 +180,7 @@ async def test_every_answer_has_its_cost(serve: Serve) -> None:
     async with serve(providers={"demo": PRICED}) as headgate:
         answer = await headgate.stub.Generate(ask("demo/echo"))
         events = [event async for event in headgate.stub.StreamGenerate(ask("demo/echo"))]
-        unknown = await headgate.stub.Generate(ask("demo/lorem"))
+        unknown = await headgate.stub.Generate(ask("demo/lorem"), timeout=60)
         (listed,) = (await headgate.stub.ListModels(pb.ListModelsRequest())).models
     # 600 at $3, 400 at $0.30, 500 at $15 a million
     for priced in (answer.cost, events[-1].generation_end.cost):

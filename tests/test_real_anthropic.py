@@ -57,7 +57,7 @@ async def streamed(stub: pb.InferenceServiceAsyncStub, request: pb.GenerateReque
 
 async def test_generate_answers_with_usage_and_a_finish_reason(stub: pb.InferenceServiceAsyncStub) -> None:
     """Text, tokens counted, and no setting lost."""
-    answer = await stub.Generate(ask("local/tiny-random", config=limited(40)))
+    answer = await stub.Generate(ask("local/tiny-random", config=limited(40)), timeout=60)
     (candidate,) = answer.candidates
     assert candidate.message.parts[0].text
     assert candidate.finish.provider_reason in ("end_turn", "max_tokens")

@@ -16,10 +16,10 @@ import pytest
 import yaml
 from headgate import v1 as pb
 
-from headgate_server.config import Config, load
+from headgate_server.config import load
 from headgate_server.reload import Reloader, named_files
 from tests.conftest import LogLines
-from tests.headgate_process import Headgate, ask, eventually, failing, running
+from tests.headgate_process import Headgate, ask, configured, eventually, failing, running
 from tests.tools import headgate_serve
 from tests.vendor import Exchange, Vendor, answers_text, finish_chunk, sse, text_chunk
 
@@ -27,12 +27,6 @@ from tests.vendor import Exchange, Vendor, answers_text, finish_chunk, sse, text
 def at(vendor: Vendor, **settings: Any) -> dict[str, Any]:
     """A provider of OpenAI's wire at this vendor."""
     return {"adapter": "openai", "base_url": vendor.base_url, **settings}
-
-
-def configured(**sections: Any) -> Config:
-    """The configuration that `running` would serve with these sections."""
-    server = {"listen": "127.0.0.1:0", "reflection": True}
-    return Config.model_validate({"server": server, "auth": {"anonymous": True}, **sections})
 
 
 async def test_calls_in_flight_finish_on_the_old_configuration() -> None:

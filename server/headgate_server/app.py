@@ -190,8 +190,8 @@ async def _serve(config: Config, path: Path | None, environment: Mapping[str, st
         models=list(config.models),
         reflection=config.server.reflection,
     )
-    _print_welcome(config, f"{host}:{port}")
     reloading = _begin_reloading(application, config, path, environment)
+    _print_welcome(config, f"{host}:{port}")
     # Ctrl-C comes from a person: no load balancer has to notice first.
     delay = 0.0 if await stop == signal.SIGINT else config.server.drain_delay
     log.info("draining", calls=len(application.calls))
@@ -223,7 +223,7 @@ def _print_welcome(config: Config, address: str) -> None:
         print(f"  {name}: {', '.join(f'{t.provider}/{t.model}' for t in alias.targets)}")
     print("Try:")
     if config.server.reflection:
-        print(f"  grpcurl -plaintext -d '{body}' {address} {SERVICE}/StreamGenerate")
+        print(f"  grpcurl -plaintext -max-time 600 -d '{body}' {address} {SERVICE}/StreamGenerate")
     print(f"  headgate call --address {address} --model {model} Hello", flush=True)
 
 

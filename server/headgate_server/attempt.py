@@ -9,30 +9,37 @@ from contextlib import contextmanager
 from headgate import v1 as pb
 
 from headgate_server.call import Call
-from headgate_server.errors import GatewayError, InternalError, ProviderError, ProviderTimeout
+from headgate_server.errors import GatewayError, InternalError, ProviderTimeout
 from headgate_server.providers.base import Target
 from headgate_server.resilience.clocks import AttemptClock, Clocks
-from headgate_server.resilience.health import ProviderRecord
+from headgate_server.resilience.target import TargetState
 
 
 class Attempt:
-    """Ends exactly once: answered, failed or cancelled, whichever is said first."""
+    """Ends exactly once: answered, failed or cancelled, whichever is said first. `permit` is the breaker's."""
 
-    def __init__(self, number: int, target: Target, clocks: Clocks, health: ProviderRecord) -> None:
+    def __init__(
+        self, call: Call, target: Target, state: TargetState, clocks: Clocks, *, kind: str, permit: int
+    ) -> None:
         self.target = target
-        self.record = pb.Attempt(number=number, provider=target.provider, model=target.model)
+        self.record = pb.Attempt(number=len(call.attempts) + 1, provider=target.provider, model=target.model)
         self.started = time.monotonic()
-        self.clock = AttemptClock(clocks, self.started)
-        self._health = health
+        self.clock = AttemptClock(clocks, self.started, call.default_deadline)
+        self._state = state
+        self._kind = kind
+        self._permit = permit
         self._ended = False
-        health.began()
+        self.superseded = False
+        """A hedged attempt at another target came first: if this one is cancelled, that is why."""
+        call.attempts.append(self.record)
+        state.began()
 
     def content_came(self) -> None:
         """The first content of a stream arrived: the attempt is committed."""
         self.clock.content_came()
-        latency = time.monotonic() - self.started
-        self.record.first_token_latency.FromNanoseconds(int(latency * 1e9))
-        self._health.first_token(latency)
+        now = time.monotonic()
+        self.record.first_token_latency.FromNanoseconds(int((now - self.started) * 1e9))
+        self._state.first_token(now - self.started, now)
 
     def answered(self, usage: pb.Usage | None) -> None:
         """The vendor's whole answer came, with what it counted."""
@@ -40,28 +47,32 @@ class Attempt:
             return
         if usage is not None:
             self.record.usage.CopyFrom(usage)
-        self._health.answered(self._end(pb.ATTEMPT_OUTCOME_OK), time.time())
+        latency = self._end(pb.ATTEMPT_OUTCOME_OK)
+        self._state.answered(self._permit, self._kind, latency, self.started + latency, time.time())
 
     def failed(self, error: GatewayError) -> None:
         """The attempt ended in an error, which learns where it happened."""
         if self._ended:
             return
         timed_out = isinstance(error, ProviderTimeout)
-        self._end(pb.ATTEMPT_OUTCOME_TIMED_OUT if timed_out else pb.ATTEMPT_OUTCOME_FAILED)
+        latency = self._end(pb.ATTEMPT_OUTCOME_TIMED_OUT if timed_out else pb.ATTEMPT_OUTCOME_FAILED)
         self.record.error_reason = error.reason
         error.facts.setdefault("provider", self.target.provider)
         error.facts.setdefault("model", self.target.model)
-        if isinstance(error, ProviderError) and error.other_target:
-            self._health.failed(error.reason)
-        else:
-            self._health.neutral()
+        self._state.failed(self._permit, self._kind, error, latency, self.started + latency)
 
     def cancelled(self) -> None:
-        """The caller went away; no merit or fault of the provider's."""
+        """The caller went away, or another target came first; no merit or fault of the target's."""
         if self._ended:
             return
-        self._end(pb.ATTEMPT_OUTCOME_CANCELLED)
-        self._health.neutral()
+        self._end(pb.ATTEMPT_OUTCOME_SUPERSEDED if self.superseded else pb.ATTEMPT_OUTCOME_CANCELLED)
+        self._state.neutral(self._permit)
+
+    def supersede(self) -> None:
+        """Another target's answer is taken. What this one has answered already stays on record as used in vain."""
+        self.superseded = True
+        if self._ended and self.record.outcome == pb.ATTEMPT_OUTCOME_OK:
+            self.record.outcome = pb.ATTEMPT_OUTCOME_SUPERSEDED
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -84,10 +95,3 @@ class Attempt:
         self.record.outcome = outcome
         self.record.latency.FromNanoseconds(int(latency * 1e9))
         return latency
-
-
-def begin(call: Call, target: Target, clocks: Clocks, health: ProviderRecord) -> Attempt:
-    """A new attempt, on record from its first moment."""
-    attempt = Attempt(len(call.attempts) + 1, target, clocks, health)
-    call.attempts.append(attempt.record)
-    return attempt

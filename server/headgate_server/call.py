@@ -6,21 +6,25 @@ import asyncio
 import random
 import re
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import Message
+from headgate import v1 as pb
 
 from headgate_server import errors
 from headgate_server.errors import GatewayError
+from headgate_server.json_codec import dumps
 from headgate_server.principal import ANONYMOUS, Principal
 
 if TYPE_CHECKING:
     import grpc.aio
-    from headgate import v1 as pb
 
     from headgate_server.runtime import Runtime
 
 REQUEST_ID = "x-request-id"
+GATEWAY = "headgate"
+"""The gateway's own key beside the issuers' in provider_metadata."""
 RETRY_AFTER_STOP = 1.0
 _ACCEPTED_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
@@ -30,7 +34,7 @@ class Call:
 
     Interceptors and servicers get it in place of gRPC's context. `attempts` grows by one record for each upstream
     attempt, whatever becomes of it. `runtime` is the generation of the configuration that the call began with, to its
-    end. Times are seconds of the monotonic clock.
+    end. `deadline` is the caller's own, or else the server's default. Times are seconds of the monotonic clock.
     """
 
     def __init__(
@@ -47,14 +51,23 @@ class Call:
         self.metadata: dict[str, str | bytes] = dict(context.invocation_metadata() or ())
         self.request_id = _request_id(self.metadata.get(REQUEST_ID))
         self.started = time.monotonic()
+        remaining = context.time_remaining()
+        self.has_deadline = remaining is not None
+        patience = runtime.config.routing.default_deadline if remaining is None else remaining
+        self.deadline = self.started + patience
         self.request: Message | None = None
         self.attempts: list[pb.Attempt] = []
         self.finish_reasons: list[str] = []
+        self.routed_to = ""
+        """What a routing rule put in the place of the model that was asked for."""
+        self.arm = ""
+        """Name of the target that was chosen, where the alias names its targets."""
         self.task = asyncio.current_task()
         self.delivering = False
         """Events have gone out: what breaks from now on must not look retryable."""
         self.caller_gone = False
         self.unanswerable = False
+        self._overdue = False
         self._calls = calls
         self._outcome: GatewayError | None = None
 
@@ -84,8 +97,8 @@ class Call:
 
     def _cancellation(self) -> GatewayError:
         """Why the handler was cancelled. A caller who left or ran out of time hears from gRPC itself."""
-        if self.stopped_by_server:
-            return interrupted_by_stop() if self.delivering else stopped_before_content()
+        if interruption := self.interruption():
+            return interruption if self.delivering else self._ended_before_content()
         self.unanswerable = True
         remaining = self.context.time_remaining()
         if remaining is not None and remaining <= 0:
@@ -93,9 +106,38 @@ class Call:
         return errors.CallCancelled("the caller went away")
 
     @property
-    def stopped_by_server(self) -> bool:
-        """The server's patience is over: it is not the caller who cancels."""
-        return self._calls.cut_off and not self.caller_gone
+    def default_deadline(self) -> float | None:
+        """The server's deadline for a call that came without one."""
+        return None if self.has_deadline else self.deadline
+
+    def overdue(self) -> None:
+        """Ends a call whose caller set no deadline and reads no more: nothing else would."""
+        self._overdue = True
+        if self.task is not None:
+            self.task.cancel()
+
+    def interruption(self) -> errors.StreamInterrupted | None:
+        """Why the server itself ends this call, if it does: what a stream of which content was delivered fails with."""
+        if self.caller_gone:
+            return None
+        if self._calls.cut_off:
+            return interrupted_by_stop()
+        return interrupted_by_default_deadline() if self._overdue else None
+
+    def _ended_before_content(self) -> GatewayError:
+        if self._calls.cut_off:
+            return stopped_before_content()
+        return errors.ProviderTimeout.by_clock("default_deadline")
+
+    def warnings(self) -> Iterator[pb.Warning]:
+        """What the answer has to say of the call itself."""
+        if not self.has_deadline:
+            seconds = self.runtime.config.routing.default_deadline
+            yield pb.Warning(code="default-deadline", message=f"the call has no deadline: it ends after {seconds:g} s")
+
+    def gateway_metadata(self) -> str:
+        """What the answer's provider_metadata says under the gateway's own name, as JSON."""
+        return dumps({"arm": self.arm}).decode()
 
     def _cancelled_from_outside(self) -> bool:
         """A cancelled task of ours that somebody awaits raises the same exception, but nobody cancelled this one."""
@@ -166,6 +208,14 @@ def interrupted_by_stop() -> errors.StreamInterrupted:
     return errors.StreamInterrupted(
         "the server stopped after content was delivered",
         facts={"partial_output": "true", "cause": errors.GatewayDraining.reason},
+    )
+
+
+def interrupted_by_default_deadline() -> errors.StreamInterrupted:
+    """The error of a stream whose caller set no deadline, at the server's own."""
+    return errors.StreamInterrupted(
+        "the server's default deadline passed after content was delivered",
+        facts={"partial_output": "true", "cause": errors.ProviderTimeout.reason, "phase": "default_deadline"},
     )
 
 

@@ -17,13 +17,17 @@ from headgate_server.config import (
     Prices,
     Provider,
     TokenService,
+    Treatment,
 )
 from headgate_server.credentials import Credential, GoogleTokens, RefreshedToken
 from headgate_server.oauth import OAuthTokens, client_credentials, federated_credentials, managed_identity
 from headgate_server.prices import PriceList, Rates
 from headgate_server.providers.base import Adapter, Target
 from headgate_server.providers.hosts import Host
+from headgate_server.resilience.backoff import Backoff
+from headgate_server.resilience.breaker import BreakerSettings
 from headgate_server.resilience.clocks import Clocks
+from headgate_server.resilience.target import TargetPolicy
 from headgate_server.transports.aiohttp import AiohttpTransport
 from headgate_server.transports.base import HttpRequest, Transport
 from headgate_server.transports.connections import ClientCertificate
@@ -45,7 +49,6 @@ class Endpoint:
     adapter: Adapter
     transport: Transport
     base_url: str
-    clocks: Clocks
     embed_concurrency: int
     headers: Mapping[str, str] = field(repr=False)
     credential: Credential | None = None
@@ -75,12 +78,6 @@ def endpoint(name: str, provider: Provider) -> Endpoint:
         adapter=adapter,
         transport=_transport(provider),
         base_url=host.base_url.rstrip("/"),
-        clocks=Clocks(
-            connect=provider.clocks.connect,
-            first_token=provider.clocks.first_token,
-            idle=provider.clocks.idle,
-            total=provider.clocks.total,
-        ),
         embed_concurrency=provider.embed_concurrency,
         headers=_headers(provider, adapter),
         credential=_credential(name, provider, host),
@@ -174,3 +171,25 @@ def _price_list(prices: Prices) -> PriceList:
     amounts = prices.model_dump(exclude={"currency"}, exclude_none=True)
     rates = Rates(**{name: nanos_per_million(amount) for name, amount in amounts.items()})
     return PriceList(rates, version=CONFIGURED_PRICES, currency=prices.currency)
+
+
+def target_policy(treatment: Treatment) -> TargetPolicy:
+    """How the configuration wants a target to be treated."""
+    clocks, retry, breaker = treatment.clocks, treatment.retry, treatment.breaker
+    return TargetPolicy(
+        clocks=Clocks(clocks.connect, clocks.first_token, clocks.idle, clocks.total),
+        backoff=Backoff(retry.base_delay, retry.max_delay, retry.max_retry_after),
+        max_attempts=retry.max_attempts,
+        budget_ratio=retry.budget_ratio,
+        budget_reserve=retry.budget_reserve,
+        breaker=BreakerSettings(
+            window=breaker.window,
+            min_calls=breaker.min_calls,
+            error_rate=breaker.error_rate,
+            consecutive_failures=breaker.consecutive_failures,
+            open_for=breaker.open_for,
+            longest_open=breaker.max_open_for,
+        ),
+        concurrency=treatment.concurrency.limit,
+        queue=treatment.concurrency.queue,
+    )

@@ -12,10 +12,12 @@
     ├── InternalError                  INTERNAL             INTERNAL
     ├── StreamInterrupted              ABORTED              STREAM_INTERRUPTED
     └── ProviderError                  UNAVAILABLE          PROVIDER_ERROR
+        ├── CircuitOpen                UNAVAILABLE          PROVIDER_ERROR
         ├── ProviderUnreachable        UNAVAILABLE          PROVIDER_UNREACHABLE
         ├── ProviderTimeout            UNAVAILABLE          PROVIDER_TIMEOUT
         ├── ProviderOverloaded         UNAVAILABLE          PROVIDER_OVERLOADED
         ├── ProviderProtocolError      UNAVAILABLE          PROVIDER_PROTOCOL_ERROR
+        │   └── ProviderBrokeOff       UNAVAILABLE          PROVIDER_PROTOCOL_ERROR
         ├── ProviderRateLimited        RESOURCE_EXHAUSTED   PROVIDER_RATE_LIMITED
         ├── ProviderQuotaExhausted     RESOURCE_EXHAUSTED   PROVIDER_QUOTA_EXHAUSTED
         ├── ProviderRejectedRequest    INVALID_ARGUMENT     PROVIDER_REJECTED_REQUEST
@@ -61,14 +63,15 @@ class Resource:
 class GatewayError(Exception):
     """A failure with a place in the contract's error table.
 
-    `other_target` says that the next target may answer; `retryable` that the caller may send the call again;
-    `retry_after` is in seconds. `facts` become ErrorInfo metadata.
+    `other_target` says that the next target may answer; `same_target` that the same one may, when asked once more;
+    `retryable` that the caller may send the call again; `retry_after` is in seconds. `facts` become ErrorInfo metadata.
     """
 
     code: ClassVar[StatusCode] = StatusCode.INTERNAL
     reason: ClassVar[str] = "INTERNAL"
     other_target: ClassVar[bool] = False
     retryable: ClassVar[bool] = False
+    same_target: bool = False
 
     def __init__(
         self,
@@ -181,6 +184,15 @@ class ProviderError(GatewayError):
     reason = "PROVIDER_ERROR"
     other_target = True
     retryable = True
+    same_target = True
+    callers_clock: bool = False
+    """A clock ran out that the caller had shortened: no fault of the vendor's."""
+
+
+class CircuitOpen(ProviderError):
+    """The target failed too often and is not called for a while."""
+
+    same_target = False
 
 
 class ProviderUnreachable(ProviderError):
@@ -194,6 +206,14 @@ class ProviderTimeout(ProviderError):
 
     reason = "PROVIDER_TIMEOUT"
 
+    @classmethod
+    def by_clock(cls, phase: str, *, callers: bool = False) -> ProviderTimeout:
+        """The error of a clock. After a long wait in vain the same target is not asked again."""
+        error = cls(f"the provider was too slow ({phase} clock)", facts={"phase": phase})
+        error.same_target = False
+        error.callers_clock = callers
+        return error
+
 
 class ProviderOverloaded(ProviderError):
     """The vendor is overloaded: 503, 529."""
@@ -205,6 +225,13 @@ class ProviderProtocolError(ProviderError):
     """The vendor's answer cannot be read."""
 
     reason = "PROVIDER_PROTOCOL_ERROR"
+    same_target = False
+
+
+class ProviderBrokeOff(ProviderProtocolError):
+    """The connection broke within the answer."""
+
+    same_target = True
 
 
 class ProviderRateLimited(ProviderError):
@@ -220,6 +247,7 @@ class ProviderQuotaExhausted(ProviderError):
     code = StatusCode.RESOURCE_EXHAUSTED
     reason = "PROVIDER_QUOTA_EXHAUSTED"
     retryable = False
+    same_target = False
 
 
 class ProviderRejectedRequest(ProviderError):
@@ -229,6 +257,7 @@ class ProviderRejectedRequest(ProviderError):
     reason = "PROVIDER_REJECTED_REQUEST"
     other_target = False
     retryable = False
+    same_target = False
 
 
 class ContextLengthExceeded(ProviderRejectedRequest):
@@ -252,6 +281,7 @@ class ProviderCredentialsRejected(ProviderError):
     code = StatusCode.FAILED_PRECONDITION
     reason = "PROVIDER_CREDENTIALS_REJECTED"
     retryable = False
+    same_target = False
 
 
 class ProviderModelMissing(ProviderError):
@@ -260,6 +290,7 @@ class ProviderModelMissing(ProviderError):
     code = StatusCode.FAILED_PRECONDITION
     reason = "PROVIDER_MODEL_MISSING"
     retryable = False
+    same_target = False
 
 
 class ProviderResourceNotFound(ProviderError):
@@ -269,6 +300,7 @@ class ProviderResourceNotFound(ProviderError):
     reason = "PROVIDER_RESOURCE_NOT_FOUND"
     other_target = False
     retryable = False
+    same_target = False
 
 
 class OpaqueStateRejected(ProviderError):
@@ -278,3 +310,4 @@ class OpaqueStateRejected(ProviderError):
     reason = "OPAQUE_STATE_REJECTED"
     other_target = False
     retryable = False
+    same_target = False

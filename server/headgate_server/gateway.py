@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
-from typing import TypeVar
+import random
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import Any, TypeVar
 
 from headgate import v1 as pb
 
 from headgate_server import embeddings
-from headgate_server.attempt import Attempt, begin
-from headgate_server.call import Call
+from headgate_server.attempt import Attempt
+from headgate_server.call import GATEWAY, Call
 from headgate_server.catalog import Catalog
-from headgate_server.errors import ContentFiltered, GatewayError
-from headgate_server.generation import Generation, filtered, finish_word, new_id
+from headgate_server.errors import CircuitOpen, ContentFiltered, GatewayError
+from headgate_server.generation import Generation, filtered, finish_word, new_id, only_filtered
+from headgate_server.hedging import Turn, race
+from headgate_server.knowledge import CallKnowledge
 from headgate_server.prices import add_cost
 from headgate_server.providers.base import Target
-from headgate_server.resilience.health import ProviderRecord
-from headgate_server.routing import Routes, next_target_may_answer
+from headgate_server.queueing import take_place
+from headgate_server.resilience.plan import Option, Plan
+from headgate_server.resilience.target import EMBED, STREAM, UNARY, TargetStates
+from headgate_server.routing import Routes
+from headgate_server.routing.routes import next_target_may_answer
 from headgate_server.upstream import Upstream
 
 Request = pb.GenerateRequest | pb.EmbedRequest
@@ -37,15 +45,17 @@ class Gateway:
         self,
         routes: Routes,
         upstream: Upstream,
-        health: Mapping[str, ProviderRecord],
+        states: Mapping[str, TargetStates],
         catalog: Catalog,
         *,
+        max_attempts: int,
         max_reply_bytes: int,
     ) -> None:
         self._routes = routes
         self._upstream = upstream
-        self._health = health
+        self._states = states
         self._catalog = catalog
+        self._max_attempts = max_attempts
         self._max_reply_bytes = max_reply_bytes
         self._dimensions: dict[Target, int] = {}
         """What a model answered when it was not asked for a number of dimensions."""
@@ -57,10 +67,12 @@ class Gateway:
             GatewayError: no target answered; it is the last target's error.
         """
 
-        async def answer_from(target: Target) -> pb.GenerateResponse:
+        async def answer_from(turn: Turn) -> pb.GenerateResponse:
+            target = turn.option.candidate.target
             adapter = self._upstream.endpoint(target).adapter
             http_call = adapter.encode(request, target, stream=False)
-            with self._attempt(request, target, call) as attempt:
+            attempt = await self._begin(turn, request, call, UNARY)
+            with attempt.watched():
                 try:
                     answer = adapter.decode(await self._upstream.fetch(http_call, attempt), target)
                 except ContentFiltered as blocked:
@@ -72,11 +84,14 @@ class Gateway:
                 add_cost(answer, self._catalog.prices(target))
                 return answer
 
-        answer = await self._first(request, call, answer_from)
+        answer = await self._first(request, call, UNARY, answer_from)
         answer.id = new_id()
         if not answer.HasField("create_time"):
             answer.create_time.GetCurrentTime()
+        answer.warnings.extend(call.warnings())
         answer.attempts.extend(call.attempts)
+        if call.arm:
+            answer.provider_metadata[GATEWAY] = call.gateway_metadata()
         call.finish_reasons = [finish_word(candidate.finish) for candidate in answer.candidates]
         return answer
 
@@ -88,10 +103,12 @@ class Gateway:
             GatewayError: no target answered.
         """
 
-        async def answer_from(target: Target) -> Generation:
+        async def answer_from(turn: Turn) -> Generation:
+            target = turn.option.candidate.target
             adapter = self._upstream.endpoint(target).adapter
             http_call = adapter.encode(request, target, stream=True)
-            with self._attempt(request, target, call) as attempt:
+            attempt = await self._begin(turn, request, call, STREAM)
+            with attempt.watched():
                 generation = Generation(
                     self._upstream,
                     attempt,
@@ -104,7 +121,7 @@ class Gateway:
                 await generation.commit()
                 return generation
 
-        generation = await self._first(request, call, answer_from)
+        generation = await self._first(request, call, STREAM, answer_from)
         async with aclosing(generation.events()) as events:
             async for event in events:
                 yield event
@@ -116,24 +133,32 @@ class Gateway:
             GatewayError: no target answered; it is the last target's error.
         """
 
-        async def answer_from(target: Target) -> pb.EmbedResponse:
+        async def answer_from(turn: Turn) -> pb.EmbedResponse:
+            target = turn.option.candidate.target
             dimensions = request.dimensions or self._dimensions.get(target, 1)
             embeddings.check_reply_size(request, dimensions, self._max_reply_bytes)
             endpoint = self._upstream.endpoint(target)
-            places = asyncio.Semaphore(endpoint.embed_concurrency)
+            batches = embeddings.split(request.inputs, target.host.quirks.embed_batch)
+            places = asyncio.Semaphore(endpoint.embed_concurrency if turn.option.state.trusted() else 1)
 
             async def embed_batch(inputs: Sequence[pb.EmbedInput]) -> pb.EmbedResponse:
                 http_call = endpoint.adapter.encode_embed(request, inputs, target)
-                async with places:
-                    with self._attempt(request, target, call) as attempt:
-                        body = await self._upstream.fetch(http_call, attempt)
-                        answer = endpoint.adapter.decode_embed(body, len(inputs), target)
-                        attempt.answered(answer.usage if answer.HasField("usage") else None)
-                        answer.warnings.extend(http_call.warnings)
-                        return answer
+                attempt = await self._begin(turn, request, call, EMBED)
+                with attempt.watched():
+                    body = await self._upstream.fetch(http_call, attempt)
+                    answer = endpoint.adapter.decode_embed(body, len(inputs), target)
+                    attempt.answered(answer.usage if answer.HasField("usage") else None)
+                    answer.warnings.extend(http_call.warnings)
+                    return answer
 
-            batches = embeddings.split(request.inputs, target.host.quirks.embed_batch)
-            answer = embeddings.join(await _all_or_nothing([embed_batch(batch) for batch in batches]))
+            async def embed_batch_in_turn(inputs: Sequence[pb.EmbedInput]) -> pb.EmbedResponse:
+                async with places:
+                    if len(batches) == 1:
+                        return await embed_batch(inputs)
+                    turn.exhausted = True
+                    return await self._retried(turn.option, request, call, partial(embed_batch, inputs))
+
+            answer = embeddings.join(await _all_or_nothing([embed_batch_in_turn(batch) for batch in batches]))
             if not request.dimensions:
                 self._dimensions[target] = answer.dimensions
             answer.provider = target.provider
@@ -141,37 +166,124 @@ class Gateway:
             add_cost(answer, self._catalog.prices(target))
             return answer
 
-        answer = await self._first(request, call, answer_from)
+        answer = await self._first(request, call, EMBED, answer_from)
         if len(answer.data) > LARGE_MATRIX_BYTES:
             await asyncio.to_thread(embeddings.convert, answer, request)
         else:
             embeddings.convert(answer, request)
         answer.id = new_id()
+        answer.warnings.extend(call.warnings())
         answer.attempts.extend(call.attempts)
         return answer
 
-    async def _first(self, request: Request, call: Call, answer_from: Callable[[Target], Awaitable[T]]) -> T:
-        """The first target's answer that commits. One attempt a target, in order; the last failure is raised."""
-        targets, own = self._routes.route(request.model, request.routing)
-        if request.execution.HasField("max_attempts"):
-            targets = targets[: request.execution.max_attempts]
-        for following, target in enumerate(targets[:-1], start=1):
+    async def _first(
+        self, request: Request, call: Call, kind: str, answer_from: Callable[[Turn], Coroutine[Any, Any, T]]
+    ) -> T:
+        """The first answer that commits, by the plan; what nobody can answer is raised."""
+        plan, hedge_delay = self._plan(request, call, kind)
+        refused: T | None = None
+        while True:
             try:
-                return await answer_from(target)
-            except GatewayError as error:
-                if not next_target_may_answer(error, request.routing, is_fallback=following >= own):
+                option = plan.next(time.monotonic())
+            except GatewayError:
+                if refused is None:
                     raise
-        return await answer_from(targets[-1])
+                return refused
+            if isinstance(option, float):
+                await asyncio.sleep(option)
+                continue
+            turn = Turn(option)
+            if hedge_delay is None:
+                try:
+                    answer = await answer_from(turn)
+                except GatewayError as error:
+                    plan.failed(option, error, time.monotonic(), exhausted=turn.exhausted)
+                    continue
+            else:
+                won = await race(plan, turn, hedge_delay, answer_from)
+                if won is None:
+                    continue
+                turn, answer = won
+            call.arm = turn.option.candidate.arm
+            if not (_is_filtered(answer) and _content_filter_moves_on(request)):
+                return answer
+            refused = answer
+            plan.failed(turn.option, ContentFiltered("the answer was filtered"), time.monotonic())
 
-    @contextmanager
-    def _attempt(self, request: Request, target: Target, call: Call) -> Iterator[Attempt]:
-        """An attempt on record; whatever leaves the block by an exception ends it."""
-        clocks = self._upstream.endpoint(target).clocks
+    def _plan(self, request: Request, call: Call, kind: str) -> tuple[Plan, float | None]:
+        """The call's options in order, and after how many seconds a second one is tried beside the first."""
+        route = self._routes.route(request, call.principal, CallKnowledge(self._states, self._catalog, request, kind))
+        if route.model != request.model:
+            call.routed_to = route.model
+        options = [
+            Option(
+                candidate,
+                self._states[candidate.target.provider].of(candidate.target.model),
+                is_fallback=n >= route.own,
+            )
+            for n, candidate in enumerate(route.candidates)
+        ]
+        plan = Plan(
+            options,
+            partial(next_target_may_answer, policy=request.routing),
+            random.random,
+            max_attempts=self._most_attempts(request),
+            deadline=call.deadline,
+        )
+        if delay := request.execution.hedge_delay.ToNanoseconds():
+            return plan, delay / 1e9
+        return plan, route.hedge_delay
+
+    def _most_attempts(self, request: Request) -> int:
+        execution = request.execution
+        asked = execution.max_attempts if execution.HasField("max_attempts") else self._max_attempts
+        return min(asked, self._max_attempts)
+
+    async def _begin(self, turn: Turn, request: Request, call: Call, kind: str) -> Attempt:
+        """An attempt, on record from now on, once the target has a place for it.
+
+        Raises:
+            GatewayError: it has none in time, or its circuit opened meanwhile.
+        """
+        state = turn.option.state
+        await take_place(state.places, call.deadline - time.monotonic())
+        permit = state.breaker.enter(time.monotonic())
+        if permit is None:
+            state.places.give_back(None)
+            raise state.refusal(time.monotonic()) or CircuitOpen("the provider is being tried by another call")
+        clocks = state.policy.clocks
         if request.HasField("execution"):
             clocks = clocks.tightened(request.execution)
-        attempt = begin(call, target, clocks, self._health[target.provider])
-        with attempt.watched():
-            yield attempt
+        attempt = Attempt(call, turn.option.candidate.target, state, clocks, kind=kind, permit=permit)
+        turn.attempts.append(attempt)
+        return attempt
+
+    async def _retried(
+        self, option: Option, request: Request, call: Call, ask: Callable[[], Coroutine[Any, Any, T]]
+    ) -> T:
+        """The answer to one part of a call, which is asked for again alone: other parts are answered already."""
+        retries = 0
+        while True:
+            try:
+                return await ask()
+            except GatewayError as error:
+                retries += 1
+                now = time.monotonic()
+                retry_at = option.retry_at(error, retries, now, random.random())
+                too_late = retry_at is None or retry_at >= call.deadline or retries >= self._most_attempts(request)
+                if retry_at is None or too_late or not option.state.budget.withdraw():
+                    raise
+                await asyncio.sleep(retry_at - now)
+
+
+def _is_filtered(answer: object) -> bool:
+    if isinstance(answer, Generation):
+        return answer.filtered
+    return isinstance(answer, pb.GenerateResponse) and only_filtered([c.finish for c in answer.candidates])
+
+
+def _content_filter_moves_on(request: Request) -> bool:
+    return pb.FALLBACK_TRIGGER_CONTENT_FILTER in request.routing.fallback_triggers
 
 
 async def _all_or_nothing(answers: Sequence[Coroutine[None, None, T]]) -> list[T]:

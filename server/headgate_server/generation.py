@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 from headgate import v1 as pb
 
 from headgate_server.attempt import Attempt
-from headgate_server.call import Call, interrupted_by_stop
+from headgate_server.call import GATEWAY, Call
 from headgate_server.errors import ContentFiltered, GatewayError, InternalError, StreamInterrupted
 from headgate_server.prices import PriceList, add_cost
 from headgate_server.providers.base import HttpCall, Stream
@@ -66,6 +66,8 @@ class Generation:
         """
         try:
             events = self._held_back
+            if self._ended:
+                self._add_call(events[-1].generation_end)
             while events:
                 for event in events:
                     yield event
@@ -81,22 +83,34 @@ class Generation:
                 yield event
             raise _interrupted(error) from error
         except asyncio.CancelledError:
-            if not self._call.stopped_by_server:
+            interruption = self._call.interruption()
+            if interruption is None:
                 raise
             self._attempt.cancelled()
             await self._vendor_events.aclose()
             for event in self._interrupt(pb.FINISH_REASON_ERROR):
                 yield event
-            raise interrupted_by_stop() from None
+            raise interruption from None
         except Exception:
             self._attempt.failed(InternalError())
             raise
         finally:
-            if not self._ended:
-                self._attempt.cancelled()
-                self._interrupt(pb.FINISH_REASON_CANCELLED)
-            if not self._left_to_upstream:
-                await self._vendor_events.aclose()
+            await self.abandon()
+
+    @property
+    def filtered(self) -> bool:
+        """It is over before anything was delivered, because the vendor's content filter stopped it."""
+        return self._ended and only_filtered(
+            [event.candidate_end.finish for event in self._held_back if event.HasField("candidate_end")]
+        )
+
+    async def abandon(self) -> None:
+        """Nobody will read the events: the vendor's connection is closed."""
+        if not self._ended:
+            self._attempt.cancelled()
+            self._interrupt(pb.FINISH_REASON_CANCELLED)
+        if not self._left_to_upstream:
+            await self._vendor_events.aclose()
 
     async def _read(self) -> list[pb.StreamGenerateResponse]:
         """The next events, of at least one socket read; none after the end."""
@@ -121,6 +135,7 @@ class Generation:
         start.model = start.model or self._attempt.target.model
         start.attempt = self._attempt.record.number
         start.warnings.extend(self._http_call.warnings)
+        start.warnings.extend(self._call.warnings())
         if not start.HasField("create_time"):
             start.create_time.GetCurrentTime()
 
@@ -156,9 +171,16 @@ class Generation:
         finishes = [event.candidate_end.finish for event in events if event.HasField("candidate_end")]
         self._call.finish_reasons = [finish_word(finish) for finish in finishes]
         end = events[-1].generation_end
-        end.attempts.extend(self._call.attempts)
+        self._add_call(end)
         add_cost(end, self._prices)
         return events
+
+    def _add_call(self, end: pb.GenerationEnd) -> None:
+        """What is known of the call by now: between a filtered answer and its delivery other targets may be asked."""
+        del end.attempts[:]
+        end.attempts.extend(self._call.attempts)
+        if self._call.arm:
+            end.provider_metadata[GATEWAY] = self._call.gateway_metadata()
 
 
 def filtered(blocked: ContentFiltered) -> pb.Candidate:
@@ -172,6 +194,11 @@ def filtered(blocked: ContentFiltered) -> pb.Candidate:
         ),
         provider_metadata=blocked.provider_metadata,
     )
+
+
+def only_filtered(finishes: Sequence[pb.Finish]) -> bool:
+    """Every candidate was stopped by the vendor's content filter."""
+    return bool(finishes) and all(finish.reason == pb.FINISH_REASON_CONTENT_FILTER for finish in finishes)
 
 
 def _filtered_events(blocked: ContentFiltered) -> list[pb.StreamGenerateResponse]:

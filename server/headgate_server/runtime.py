@@ -16,12 +16,13 @@ from headgate import v1 as pb
 
 from headgate_server import listing
 from headgate_server.catalog import Catalog
-from headgate_server.config import Config, Provider
-from headgate_server.endpoints import Endpoint, cards, endpoint
+from headgate_server.config import Config, Provider, Routing, Treatment
+from headgate_server.endpoints import Endpoint, cards, endpoint, target_policy
 from headgate_server.gateway import Gateway
 from headgate_server.providers.base import Target
 from headgate_server.resilience.health import ProviderRecord
-from headgate_server.routing import Routes
+from headgate_server.resilience.target import TargetPolicy, TargetStates
+from headgate_server.routing import AliasRoute, Candidate, Routes, Rule
 from headgate_server.upstream import Upstream
 
 FIRST_TOKENS_SECONDS = 10.0
@@ -32,9 +33,10 @@ class ServedProvider:
     """One provider as it is configured, ready to call, with what was learnt of it. `files` are those it was made of."""
 
     configured: Provider
+    treatment: Treatment
     files: Mapping[Path, bytes]
     endpoint: Endpoint
-    record: ProviderRecord
+    states: TargetStates
 
 
 class Runtime:
@@ -48,7 +50,7 @@ class Runtime:
         self.config = config
         kept = previous.providers if previous else {}
         self.providers: dict[str, ServedProvider] = {
-            name: _served(name, provider, kept.get(name)) for name, provider in config.providers.items()
+            name: _served(name, provider, config.routing, kept.get(name)) for name, provider in config.providers.items()
         }
         endpoints = {name: served.endpoint for name, served in self.providers.items()}
         self.upstream = Upstream(endpoints)
@@ -57,12 +59,14 @@ class Runtime:
         self.gateway = Gateway(
             routes,
             self.upstream,
-            {name: served.record for name, served in self.providers.items()},
+            {name: served.states for name, served in self.providers.items()},
             catalog,
+            max_attempts=config.routing.max_attempts,
             max_reply_bytes=config.server.max_reply_bytes,
         )
+        aliases = {name: [candidate.target for candidate in alias.candidates] for name, alias in routes.aliases.items()}
         self.models: Sequence[pb.Model] = listing.models(
-            routes.aliases, _named_targets(config, endpoints), self.upstream.capabilities, catalog
+            aliases, _named_targets(config, endpoints), self.upstream.capabilities, catalog
         )
 
     async def start(self) -> None:
@@ -82,12 +86,19 @@ class Runtime:
                 await served.endpoint.close()
 
 
-def _served(name: str, provider: Provider, kept: ServedProvider | None) -> ServedProvider:
+def _served(name: str, provider: Provider, routing: Routing, kept: ServedProvider | None) -> ServedProvider:
     """The provider that was kept if nothing about it changed, else a new one."""
     files = {path: path.read_bytes() for path in _files(provider)}
-    if kept and (kept.configured, kept.files) == (provider, files):
+    treatment = provider.over(routing)
+    if kept and (kept.configured, kept.treatment, kept.files) == (provider, treatment, files):
         return kept
-    return ServedProvider(provider, files, endpoint(name, provider), ProviderRecord(name))
+
+    def policy_of(model: str) -> TargetPolicy:
+        own = provider.by_model.get(model)
+        return target_policy(own.over(treatment) if own else treatment)
+
+    states = TargetStates(policy_of, ProviderRecord(name))
+    return ServedProvider(provider, treatment, files, endpoint(name, provider), states)
 
 
 def _files(provider: Provider) -> Iterator[Path]:
@@ -104,16 +115,25 @@ def _routes(config: Config, endpoints: Mapping[str, Endpoint]) -> Routes:
         return None if endpoint is None else endpoint.target(model)
 
     aliases = {
-        name: [endpoints[target.provider].target(target.model) for target in alias.targets]
+        name: AliasRoute(
+            [
+                Candidate(endpoints[target.provider].target(target.model), target.weight, target.arm)
+                for target in alias.targets
+            ],
+            alias.strategy,
+            alias.hedge_delay,
+        )
         for name, alias in config.models.items()
     }
-    return Routes(aliases, provider_target)
+    rules = [Rule(rule.model, rule.labels, rule.models) for rule in config.routing.rules]
+    return Routes(aliases, provider_target, rules)
 
 
 def _named_targets(config: Config, endpoints: Mapping[str, Endpoint]) -> Iterator[Target]:
     for alias in config.models.values():
         for target in alias.targets:
-            yield endpoints[target.provider].target(target.model)
+            if "*" not in target.model:
+                yield endpoints[target.provider].target(target.model)
     for name, provider in config.providers.items():
         for model in (*provider.models, *provider.catalog):
             yield endpoints[name].target(model)

@@ -110,7 +110,7 @@ class Upstream:
                 **call.headers,
             },
             body=call.body,
-            connect_timeout=endpoint.clocks.connect,
+            connect_timeout=attempt.clock.clocks.connect,
         )
         response = await endpoint.transport.send(request)
         attempt.record.http_status = response.status
@@ -181,7 +181,7 @@ async def _within(attempt: Attempt, waiting: Awaitable[T]) -> T:
         async with asyncio.timeout(seconds):
             return await waiting
     except TimeoutError:
-        raise ProviderTimeout(f"the provider was too slow ({phase} clock)", facts={"phase": phase}) from None
+        raise ProviderTimeout.by_clock(phase, callers=phase in attempt.clock.clocks.callers) from None
 
 
 def _request_id(headers: Mapping[str, str]) -> str:

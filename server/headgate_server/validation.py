@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 
 import msgspec
 from google.protobuf.duration_pb2 import Duration
 from headgate import v1 as pb
 
-from headgate_server.errors import InvalidRequest, UnsupportedParameter, Violation
+from headgate_server.errors import InvalidRequest, Violation
+from headgate_server.routing import STRATEGIES
 
 MAX_LABELS = 16
 MAX_LABEL_KEY_BYTES = 64
@@ -43,21 +44,17 @@ _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def check_generate(request: pb.GenerateRequest) -> None:
-    """Raises InvalidRequest with every violation, or UnsupportedParameter for what this server does not do yet."""
+    """Raises InvalidRequest with every violation."""
     found = Found()
     _generate(request, found)
     _refuse(found)
-    if request.HasField("routing") or request.HasField("execution"):
-        _refuse_unsupported(_not_yet(request.routing, request.execution))
 
 
 def check_embed(request: pb.EmbedRequest) -> None:
-    """Raises InvalidRequest with every violation, or UnsupportedParameter for what this server does not do yet."""
+    """Raises InvalidRequest with every violation."""
     found = Found()
     _embed(request, found)
     _refuse(found)
-    if request.HasField("routing") or request.HasField("execution"):
-        _refuse_unsupported(_not_yet(request.routing, request.execution))
 
 
 def check_list_models(request: pb.ListModelsRequest) -> None:
@@ -299,6 +296,8 @@ def _common(request: pb.GenerateRequest | pb.EmbedRequest, found: Found) -> None
         _json_objects(request.provider_options, "provider_options", found)
     if request.HasField("routing"):
         _known(UNSUPPORTED_POLICIES, request.routing.unsupported_policy, "routing.unsupported_policy", found)
+        if request.routing.strategy and request.routing.strategy not in STRATEGIES:
+            found.append(Violation("routing.strategy", f"is not one of {', '.join(STRATEGIES)}"))
         for index, trigger in enumerate(request.routing.fallback_triggers):
             if trigger == pb.FALLBACK_TRIGGER_UNSPECIFIED:
                 found.append(Violation(f"routing.fallback_triggers[{index}]", "is unspecified"))
@@ -322,24 +321,6 @@ def _execution(execution: pb.ExecutionPolicy, found: Found) -> None:
             found.append(Violation(f"execution.{name}", "must not be negative"))
     if execution.HasField("max_attempts") and not execution.max_attempts:
         found.append(Violation("execution.max_attempts", "must be at least 1"))
-
-
-def _not_yet(routing: pb.RoutingPolicy, execution: pb.ExecutionPolicy) -> Iterator[str]:
-    """Fields of the contract that this server does not implement yet: never ignored, always refused."""
-    if routing.strategy not in ("", "priority"):
-        yield "routing.strategy"
-    if routing.affinity_key:
-        yield "routing.affinity_key"
-    if pb.FALLBACK_TRIGGER_CONTENT_FILTER in routing.fallback_triggers:
-        yield "routing.fallback_triggers"
-    if execution.hedge_delay.ToNanoseconds():
-        yield "execution.hedge_delay"
-
-
-def _refuse_unsupported(fields: Iterable[str]) -> None:
-    found = [Violation(field, "is not implemented by this server yet") for field in fields]
-    if found:
-        raise UnsupportedParameter.of(found)
 
 
 def _known(values: frozenset[int], value: int, path: str, found: Found) -> None:

@@ -112,7 +112,7 @@ def call(
     model: Annotated[str, Parameter(name=["--model", "-m"])] = "",
     data: Annotated[str, Parameter(name=["--data", "-d"], allow_leading_hyphen=True)] = "",
     header: Annotated[tuple[str, ...], Parameter(negative=())] = (),
-    deadline: float | None = None,
+    deadline: float = 600.0,
     unary: Annotated[bool, Parameter(negative=())] = False,
     json: AsJson = False,
 ) -> int:

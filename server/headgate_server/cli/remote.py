@@ -69,7 +69,7 @@ def call(
     address: str,
     request: pb.GenerateRequest,
     metadata: Metadata,
-    deadline: float | None,
+    deadline: float,
     *,
     unary: bool,
     as_json: bool,

@@ -113,4 +113,4 @@ class AnswerPrinter:
             if warning.field == "cost":  # nobody who reads the text asked what it costs
                 continue
             self.end_line()
-            warn(f"warning: {warning.field}: {warning.message}")
+            warn(": ".join(filter(None, ("warning", warning.field, warning.message))))

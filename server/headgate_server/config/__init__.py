@@ -21,10 +21,12 @@ from headgate_server.config.tree import (
     OAuthCredential,
     Prices,
     Provider,
+    Routing,
     Server,
     TargetReference,
     Telemetry,
     TokenService,
+    Treatment,
 )
 
 __all__ = [
@@ -43,10 +45,12 @@ __all__ = [
     "Prices",
     "Problem",
     "Provider",
+    "Routing",
     "Server",
     "TargetReference",
     "Telemetry",
     "TokenService",
+    "Treatment",
     "load",
     "named_file",
 ]

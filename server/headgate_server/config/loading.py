@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields
+from fnmatch import fnmatchcase
 from pathlib import Path
 from ssl import SSLError
 from types import NoneType
@@ -26,6 +27,7 @@ from headgate_server.config.tree import (
     EntraCredential,
     OAuthCredential,
     Provider,
+    Routing,
     Section,
     Server,
 )
@@ -272,7 +274,7 @@ def _names(key: Key) -> list[str]:
 
 def _check(document: Document) -> None:
     """Reports what single values do not show; whatever is already known to be wrong is not judged twice."""
-    for key, reason in (*_listener(document), *_providers(document), *_targets(document)):
+    for key, reason in (*_listener(document), *_providers(document), *_targets(document), *_rules(document)):
         if not document.faulty(key):
             document.report(key, reason)
 
@@ -326,6 +328,23 @@ def _targets(document: Document) -> Iterator[tuple[Key, str]]:
                 if target.provider not in providers:
                     key: Key = ("models", name, "targets", index, "provider")
                     yield key, f"there is no provider {target.provider}{did_you_mean(target.provider, providers)}"
+                if "*" in target.model and "*" not in name:
+                    yield ("models", name, "targets", index, "model"), "has a * that the alias lacks"
+                if [(t.provider, t.model) for t in alias.targets].index((target.provider, target.model)) < index:
+                    yield ("models", name, "targets", index), "is in the list already"
+
+
+def _rules(document: Document) -> Iterator[tuple[Key, str]]:
+    """Rules lead to what exists; which of several aliases with a * it is does not matter."""
+    providers, aliases = document.section("providers"), document.section("models")
+    routing = _sound(Routing, document.section("routing"))
+    for index, rule in enumerate(routing.rules if routing else ()):
+        key: Key = ("routing", "rules", index, "model")
+        provider, slash, _ = rule.model.partition("/")
+        if slash and provider not in providers:
+            yield key, f"there is no provider {provider}{did_you_mean(provider, providers)}"
+        elif not slash and not any(fnmatchcase(rule.model, alias) for alias in aliases):
+            yield key, f"there is no alias {rule.model}{did_you_mean(rule.model, aliases)}"
 
 
 def _sound(section: type[S], values: Any) -> S | None:

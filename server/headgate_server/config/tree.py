@@ -28,6 +28,7 @@ from headgate_server.config.values import (
     Seconds,
     SecondsFromZero,
     Size,
+    StrategyName,
     TokenUrl,
     TransportName,
 )
@@ -113,6 +114,74 @@ class Clocks(Section):
     """Silence within a stream after that."""
     total: Seconds = 600.0
     """From start to end."""
+
+
+class Retry(Section):
+    """When a target that failed is asked again within the same call. Other targets of the call go first."""
+
+    max_attempts: Count = 4
+    """Most attempts at one target, the first included; 1 for no retry."""
+    base_delay: Seconds = 1.0
+    """Longest wait before the first retry. It doubles with each one, and chance takes anything from 0 up to it."""
+    max_delay: Seconds = 8.0
+    """Longest wait before any retry."""
+    max_retry_after: SecondsFromZero = 30.0
+    """Longest wait that a vendor's Retry-After can ask for; a target that wants more is not asked again."""
+    budget_ratio: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Retries and hedges for each first attempt at the target, so that a storm cannot double its load."""
+    budget_reserve: Annotated[float, Field(ge=0, le=10_000)] = 10.0
+    """Most retries and hedges saved up, and so many are there at the start."""
+
+
+class Breaker(Section):
+    """When a target that fails is left alone, for a time that doubles as long as its probes fail."""
+
+    consecutive_failures: CountFromZero = 5
+    """Failures in a row that open it; 0 for no breaker."""
+    error_rate: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of failures within the window that opens it."""
+    min_calls: Count = 20
+    """Fewest outcomes within the window for that share to count."""
+    window: Seconds = 30.0
+    """How far back outcomes count."""
+    open_for: Seconds = 5.0
+    """How long it stays open at first; then one call goes as a probe."""
+    max_open_for: Seconds = 120.0
+    """How long it stays open at most."""
+
+
+class Concurrency(Section):
+    """How many attempts at one target may be in flight."""
+
+    limit: CountFromZero = 0
+    """Attempts in flight at one target, from this process; 0 for no limit."""
+    queue: CountFromZero = 1000
+    """Calls that may wait for a place. None waits where the queue would outlast its deadline."""
+
+
+class Treatment(Section):
+    """How targets are treated. What a provider does not say comes from `routing`, what a model does not from both."""
+
+    clocks: Clocks = Clocks()
+    """How long one attempt may take."""
+    retry: Retry = Retry()
+    """When the same target is asked again."""
+    breaker: Breaker = Breaker()
+    """When a target is left alone."""
+    concurrency: Concurrency = Concurrency()
+    """How many attempts may be in flight at each target."""
+
+    def over(self, general: Treatment) -> Treatment:
+        """This one, with the general one's values for all that it does not say itself."""
+        said = {
+            name: getattr(general, name).model_copy(update=_said(getattr(self, name)))
+            for name in Treatment.model_fields
+        }
+        return Treatment.model_construct(**said)
+
+
+def _said(section: Section) -> dict[str, Any]:
+    return {name: getattr(section, name) for name in section.model_fields_set}
 
 
 class MockUsage(Section):
@@ -318,7 +387,7 @@ CREDENTIALS: dict[str | int, type[Section]] = {
 Credential = Annotated[GoogleCredential | EntraCredential | OAuthCredential, Field(discriminator="type")]
 
 
-class Provider(Section):
+class Provider(Treatment):
     """One vendor account, or a server of your own that speaks a known wire."""
 
     host: str = ""
@@ -349,8 +418,8 @@ class Provider(Section):
     """Its private key, unencrypted, in PEM; by default in the certificate's file."""
     proxy: ProxyUrl | None = Field(default=None, repr=False)
     """HTTP proxy; by default what HTTPS_PROXY, HTTP_PROXY and NO_PROXY say, and "" for none."""
-    clocks: Clocks = Clocks()
-    """How long one attempt may take."""
+    by_model: dict[str, Treatment] = {}
+    """How single models of it are treated otherwise, by the vendor's name of the model."""
     max_connections: Count = 256
     """Calls in flight to it; more are refused, or go to the next target."""
     embed_concurrency: Count = 4
@@ -397,14 +466,55 @@ class TargetReference(Section):
     provider: str
     """Name of a provider of this configuration."""
     model: Annotated[str, Field(min_length=1)]
-    """The vendor's name of the model."""
+    """The vendor's name of the model; `*` in it is what the `*` of the alias stood for."""
+    weight: Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)] = 1.0
+    """Share of the calls, where the strategy or affinity_key shares them out; 0 for only when all others fail."""
+    arm: str = ""
+    """Name of the target in an experiment; the answer and the log tell it."""
 
 
 class Alias(Section):
-    """A name for callers, and what it stands for."""
+    """A name for callers, and what it stands for. One `*` in the name stands for any text."""
 
     targets: Annotated[tuple[TargetReference, ...], Field(min_length=1)]
-    """Where calls go, best first: the next is tried when one fails before its first content."""
+    """Where calls go: the next is tried when one fails before its first content."""
+    strategy: StrategyName = "priority"
+    """Which target goes first: priority (as listed), weighted, least-busy, latency or cost."""
+    hedge_delay: Seconds | None = None
+    """Delay after which a second target is asked too, and the first to answer is taken; by default never."""
+
+
+class RoutingRule(Section):
+    """Sends calls with certain labels to another model than the one they ask for. The first rule that fits holds."""
+
+    labels: Annotated[dict[str, str], Field(min_length=1)]
+    """Labels that a call must bear, by name; `*` in a value stands for any text."""
+    models: tuple[str, ...] = ()
+    """Models that the rule is for, `*` for any text; by default every alias, but no provider/model."""
+    model: Annotated[str, Field(min_length=1)]
+    """Alias, or provider/model, that such calls go to."""
+
+
+class HealthChecks(Section):
+    """Looking after providers that have no traffic, by asking for their list of models."""
+
+    interval: SecondsFromZero = 30.0
+    """Idle time after which a provider is asked; 0 for never."""
+    timeout: Seconds = 5.0
+    """How long it may take to answer."""
+
+
+class Routing(Treatment):
+    """Which targets calls go to, and how targets are treated unless their provider says otherwise."""
+
+    default_deadline: Seconds = 600.0
+    """How long a call may take whose caller set no deadline; the answer has a warning then."""
+    max_attempts: Count = 8
+    """Most upstream attempts for one call; a caller's max_attempts can only lower it."""
+    rules: tuple[RoutingRule, ...] = ()
+    """Where calls with certain labels go."""
+    health: HealthChecks = HealthChecks()
+    """Looking after idle providers."""
 
 
 class Telemetry(Section):
@@ -427,5 +537,7 @@ class Config(Section):
     """Vendor accounts by name; callers write `name/model`."""
     models: dict[AliasName, Alias] = {}
     """Aliases by name."""
+    routing: Routing = Routing()
+    """Which targets calls go to, and how targets are treated."""
     telemetry: Telemetry = Telemetry()
     """Logs."""

@@ -60,6 +60,8 @@ def _provider_name(text: str) -> str:
 def _alias_name(text: str) -> str:
     if not text or "/" in text or not text.isprintable() or " " in text:
         raise ValueError("an alias is a word without slash, such as fast-chat")
+    if text.count("*") > 1:
+        raise ValueError("an alias has at most one *")
     return text
 
 
@@ -147,6 +149,7 @@ Size = Annotated[ByteSize, Field(ge=KIB, le=1024 * MIB)]
 ListenAddress = Annotated[str, AfterValidator(_listen_address)]
 ProviderName = Annotated[str, AfterValidator(_provider_name)]
 AliasName = Annotated[str, AfterValidator(_alias_name)]
+StrategyName = Literal["priority", "weighted", "least-busy", "latency", "cost"]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 HeaderValue = Annotated[str, AfterValidator(_header_value)]

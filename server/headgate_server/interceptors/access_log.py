@@ -48,6 +48,10 @@ def _line(call: Call, error: GatewayError | None) -> dict[str, Any]:
         line["model"] = call.request.model[:MAX_TEXT]
         if not isinstance(error, InvalidRequest):
             line["labels"] = dict(call.request.labels)
+    if call.routed_to:
+        line["routed_to"] = call.routed_to
+    if call.arm:
+        line["arm"] = call.arm
     if call.finish_reasons:
         line["finish"] = call.finish_reasons
     if call.attempts:

@@ -58,7 +58,7 @@ class InferenceServicer:
             state=self.state,
             version=headgate_server.__version__,
             start_time=self._start_time,
-            providers=[served.record.health() for served in call.runtime.providers.values()],
+            providers=[served.states.health() for served in call.runtime.providers.values()],
             active_calls=len(self._calls) - 1,
         )
 

@@ -13,6 +13,7 @@ import aiohttp
 from yarl import URL
 
 from headgate_server.errors import (
+    ProviderBrokeOff,
     ProviderError,
     ProviderProtocolError,
     ProviderTimeout,
@@ -183,6 +184,6 @@ def _before_headers(exception: BaseException) -> ProviderError:
 
 
 def _in_body(exception: BaseException) -> ProviderError:
-    return ProviderProtocolError(
+    return ProviderBrokeOff(
         "the provider broke off its answer", vendor_detail=f"{type(exception).__name__}: {exception}"
     )

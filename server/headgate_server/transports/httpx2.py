@@ -19,6 +19,7 @@ import h11
 import httpx2
 
 from headgate_server.errors import (
+    ProviderBrokeOff,
     ProviderError,
     ProviderProtocolError,
     ProviderTimeout,
@@ -256,7 +257,7 @@ def _before_headers(exception: BaseException) -> ProviderError:
 
 
 def _in_body(exception: BaseException) -> ProviderError:
-    return ProviderProtocolError("the provider broke off its answer", vendor_detail=_detail(exception))
+    return ProviderBrokeOff("the provider broke off its answer", vendor_detail=_detail(exception))
 
 
 def _detail(exception: BaseException) -> str:

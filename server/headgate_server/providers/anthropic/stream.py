@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from headgate import v1 as pb
 
-from headgate_server.errors import ProviderProtocolError
+from headgate_server.errors import ProviderBrokeOff, ProviderProtocolError
 from headgate_server.json_codec import JsonObject, is_json, loads, loads_object, text_of
 from headgate_server.providers.anthropic import answer as wire, citations
 from headgate_server.providers.anthropic.errors import failure
@@ -51,7 +51,7 @@ class Stream:
         if not self._assembly.candidates:
             raise ProviderProtocolError("the provider's stream ended without an answer")
         if not self.complete and not self._stopped.get("stop_reason"):
-            raise ProviderProtocolError("the provider's stream broke off")
+            raise ProviderBrokeOff("the provider's stream broke off")
         for block in self._blocks.values():
             block.stop()
         self._open_ready()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from headgate import v1 as pb
 
-from headgate_server.errors import ProviderProtocolError
+from headgate_server.errors import ProviderBrokeOff, ProviderProtocolError
 from headgate_server.json_codec import JsonObject, loads_object
 from headgate_server.providers.assembly import Assembly, OpenPart
 from headgate_server.providers.base import Target
@@ -48,7 +48,7 @@ class Stream:
         if not self._assembly.candidates:
             raise ProviderProtocolError("the provider's stream ended without an answer")
         if not self.complete:
-            raise ProviderProtocolError("the provider's stream broke off")
+            raise ProviderBrokeOff("the provider's stream broke off")
         for block in self._blocks.values():
             block.stop()
         return self._assembly.finish()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from headgate import v1 as pb
 
-from headgate_server.errors import ProviderProtocolError
+from headgate_server.errors import ProviderBrokeOff, ProviderProtocolError
 from headgate_server.json_codec import JsonObject, clip, loads, text_of
 from headgate_server.providers.assembly import Assembly, Candidate, OpenPart
 from headgate_server.providers.base import Target
@@ -48,7 +48,7 @@ class Stream:
         if not self._candidates and self._blocked is None:
             raise ProviderProtocolError("the provider's stream ended without an answer")
         if not all(candidate.finish_word for candidate in self._candidates.values()):
-            raise ProviderProtocolError("the provider's stream broke off")
+            raise ProviderBrokeOff("the provider's stream broke off")
         self._settle()
         return self._assembly.finish()
 

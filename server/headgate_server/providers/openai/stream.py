@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from headgate import v1 as pb
 
-from headgate_server.errors import ProviderProtocolError
+from headgate_server.errors import ProviderBrokeOff, ProviderProtocolError
 from headgate_server.json_codec import JsonObject, loads_object
 from headgate_server.providers.assembly import Assembly, Candidate, OpenPart
 from headgate_server.providers.base import Target
@@ -73,7 +73,7 @@ class Stream:
         if not self._choices:
             raise ProviderProtocolError("the provider's stream ended without an answer")
         if not self.complete and not all(choice.finish_word for choice in self._choices.values()):
-            raise ProviderProtocolError("the provider's stream broke off")
+            raise ProviderBrokeOff("the provider's stream broke off")
         self._settle()
         return self._assembly.finish()
 

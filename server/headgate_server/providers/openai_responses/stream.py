@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from headgate import v1 as pb
 
-from headgate_server.errors import ProviderError, ProviderProtocolError
+from headgate_server.errors import ProviderBrokeOff, ProviderError, ProviderProtocolError
 from headgate_server.json_codec import JsonObject, loads_object
 from headgate_server.providers.assembly import Assembly, OpenPart
 from headgate_server.providers.base import Target
@@ -59,7 +59,7 @@ class Stream:
             ProviderProtocolError: no event said how the answer ended.
         """
         if not self.complete:
-            raise ProviderProtocolError("the provider's stream broke off")
+            raise ProviderBrokeOff("the provider's stream broke off")
         return self._assembly.finish()
 
     def interrupt(self, finish: pb.FinishReason.ValueType) -> list[pb.StreamGenerateResponse]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from headgate_server.config import MockOptions
-from headgate_server.errors import ProviderProtocolError, ProviderUnreachable
+from headgate_server.errors import ProviderBrokeOff, ProviderUnreachable
 from headgate_server.transports.base import HttpRequest, HttpResponse
 from headgate_server.transports.mock.failures import Break, Script, spoil
 from headgate_server.transports.mock.wire import answer
@@ -111,9 +111,7 @@ class MockResponse:
         if self._ending is Break.STALL:
             await asyncio.sleep(FOR_EVER)
         if self._ending is Break.RESET:
-            raise ProviderProtocolError(
-                "the provider broke off its answer", vendor_detail="scripted failure of the mock"
-            )
+            raise ProviderBrokeOff("the provider broke off its answer", vendor_detail="scripted failure of the mock")
         return b""
 
     async def _arrived(self) -> int:

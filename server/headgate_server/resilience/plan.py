@@ -1,0 +1,157 @@
+"""Which target a call tries next, and when. Decisions only: time and chance are passed in.
+
+Other targets go first: a target that failed is asked again only after every other one was, and then not before its
+backoff, or the vendor's own Retry-After, has passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from headgate_server.errors import CircuitOpen, GatewayError, UnsupportedParameter
+from headgate_server.resilience.target import TargetState
+from headgate_server.routing import Candidate
+
+
+class MayAnswer(Protocol):
+    """Whether an error is a reason to try another target, a fallback model's or one of the model's own."""
+
+    def __call__(self, error: GatewayError, *, is_fallback: bool) -> bool: ...
+
+
+class Option:
+    """One target that a call may go to, and what became of it so far. Moments are on the monotonic clock."""
+
+    __slots__ = ("candidate", "is_fallback", "ready_at", "running", "spent", "state", "tries")
+
+    def __init__(self, candidate: Candidate, state: TargetState, *, is_fallback: bool) -> None:
+        self.candidate = candidate
+        self.state = state
+        self.is_fallback = is_fallback
+        self.tries = 0
+        self.ready_at = 0.0
+        self.running = False
+        self.spent = False
+
+    def retry_at(self, error: GatewayError, tries: int, now: float, chance: float) -> float | None:
+        """When it may be asked again after so many tries, the last of which ended in `error`; None for not again."""
+        policy = self.state.policy
+        if not error.same_target or tries >= policy.max_attempts:
+            return None
+        delay = policy.backoff.delay_after(tries, error.retry_after, chance)
+        return None if delay is None else now + delay
+
+
+class Plan:
+    """The options of one call, best first, of which at most `max_attempts` tries are made, none after `deadline`."""
+
+    def __init__(
+        self,
+        options: Sequence[Option],
+        may_answer: MayAnswer,
+        chance: Callable[[], float],
+        *,
+        max_attempts: int,
+        deadline: float,
+    ) -> None:
+        self._options = options
+        self._may_answer = may_answer
+        self._chance = chance
+        self._left = max_attempts
+        self._deadline = deadline
+        self._others_may_answer = True
+        self._fallbacks_may_answer = True
+        self._failure: GatewayError | None = None
+        self._refusal: GatewayError | None = None
+
+    def next(self, now: float) -> Option | float:
+        """What to try now, or how many seconds to wait before asking again.
+
+        Raises:
+            GatewayError: nothing is left to try: what the last try failed with, or why none could be made.
+        """
+        if not self._left or not self._others_may_answer:
+            raise self._end()
+        self._refusal = None
+        soonest: float | None = None
+        crowded: Option | None = None
+        for option in self._options:
+            if option.running or option.spent or (option.is_fallback and not self._fallbacks_may_answer):
+                continue
+            refusal = option.state.refusal(now)
+            ready_at = option.ready_at
+            if refusal:
+                self._remember(refusal)
+                if isinstance(refusal, CircuitOpen):
+                    continue
+                ready_at = max(ready_at, self._cooled_at(option, refusal, now))
+            if ready_at > now:
+                soonest = ready_at if soonest is None else min(soonest, ready_at)
+            elif option.state.places.full():
+                crowded = crowded or option
+            elif self._affords(option):
+                return self._begin(option)
+        if crowded and self._affords(crowded):
+            return self._begin(crowded)
+        if soonest is None or soonest >= self._deadline:
+            raise self._end()
+        return soonest - now
+
+    def hedge(self, now: float) -> Option | None:
+        """What to try beside the try that runs, now; None if nothing suits."""
+        for option in self._options:
+            untried = not option.running and not option.tries and not option.spent
+            if not untried or (option.is_fallback and not self._fallbacks_may_answer):
+                continue
+            if option.state.refusal(now) or option.state.places.full():
+                continue
+            if self._left and option.state.budget.withdraw():
+                return self._begin(option)
+            return None
+        return None
+
+    def failed(self, option: Option, error: GatewayError, now: float, *, exhausted: bool = False) -> None:
+        """The try failed. With `exhausted` the target was asked again already, as often as it may be."""
+        option.running = False
+        if isinstance(error, UnsupportedParameter):
+            self._left += 1  # nobody was asked
+            option.spent = True
+            self._failure = self._failure or error
+        else:
+            retry_at = None if exhausted else option.retry_at(error, option.tries, now, self._chance())
+            option.spent = retry_at is None
+            option.ready_at = retry_at or 0.0
+            self._failure = error
+        self._fallbacks_may_answer = self._may_answer(error, is_fallback=True)
+        self._others_may_answer = self._fallbacks_may_answer or self._may_answer(error, is_fallback=False)
+
+    def _cooled_at(self, option: Option, refusal: GatewayError, now: float) -> float:
+        wait = option.state.policy.backoff.delay_after(1, refusal.retry_after, self._chance())
+        return now + wait if wait is not None else self._deadline
+
+    def _affords(self, option: Option) -> bool:
+        """A retry counts against the target's budget, a first try adds to it."""
+        if not option.tries:
+            option.state.budget.deposit()
+        elif not option.state.budget.withdraw():
+            option.spent = True
+            return False
+        return True
+
+    def _begin(self, option: Option) -> Option:
+        self._left -= 1
+        option.running = True
+        option.tries += 1
+        return option
+
+    def _remember(self, refusal: GatewayError) -> None:
+        """Of several refusals the one that ends soonest tells a caller when to come back."""
+        if self._refusal is None or (refusal.retry_after or 0.0) < (self._refusal.retry_after or 0.0):
+            self._refusal = refusal
+
+    def _end(self) -> GatewayError:
+        """What the last try failed with, or else why none could be made."""
+        end = self._failure or self._refusal
+        assert end is not None, "a plan without options"
+        return end
