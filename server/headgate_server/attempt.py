@@ -39,7 +39,7 @@ class Attempt:
         self.clock.content_came()
         now = time.monotonic()
         self.record.first_token_latency.FromNanoseconds(int((now - self.started) * 1e9))
-        self._state.first_token(now - self.started, now)
+        self._state.first_token(self._permit, now - self.started, now)
 
     def answered(self, usage: pb.Usage | None) -> None:
         """The vendor's whole answer came, with what it counted."""

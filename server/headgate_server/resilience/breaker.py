@@ -76,6 +76,11 @@ class Breaker:
             self._probing = True
         return self._epoch
 
+    def proved(self, permit: int) -> None:
+        """The target began to answer: as a probe that is enough, for its stream may go on for minutes."""
+        if permit == self._epoch and self.circuit is not Circuit.CLOSED:
+            self._close()
+
     def succeeded(self, permit: int, now: float) -> None:
         """The target answered."""
         if permit != self._epoch:
@@ -84,8 +89,7 @@ class Breaker:
         if self.circuit is Circuit.CLOSED:
             self._bucket(now).successes += 1
         else:
-            self._change(Circuit.CLOSED)
-            self._openings = 0
+            self._close()
 
     def failed(self, permit: int, now: float) -> None:
         """The target failed."""
@@ -105,6 +109,10 @@ class Breaker:
         """The call ended without a verdict; if it was the probe, the next call is."""
         if permit == self._epoch:
             self._probing = False
+
+    def _close(self) -> None:
+        self._change(Circuit.CLOSED)
+        self._openings = 0
 
     def _open(self, now: float) -> None:
         self._change(Circuit.OPEN)

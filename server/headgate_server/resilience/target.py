@@ -88,8 +88,9 @@ class TargetState:
         self.in_flight += 1
         self.record.began()
 
-    def first_token(self, seconds: float, now: float) -> None:
+    def first_token(self, permit: int, seconds: float, now: float) -> None:
         """The first content of a stream came so long after the attempt's start."""
+        self.breaker.proved(permit)
         self.latency[STREAM].observe(seconds, now)
         self.record.first_token(seconds)
 
@@ -141,6 +142,9 @@ class TargetStates:
         self._policy_of = policy_of
         self._states: dict[str, TargetState] = {}
         self.record = record
+
+    def __len__(self) -> int:
+        return len(self._states)
 
     def of(self, model: str) -> TargetState:
         """The state of the target that is this model."""
