@@ -123,6 +123,7 @@ class Application:
             log.warning("restart_needed", keys=unchanged)
 
     async def _retire(self, retired: Runtime, successor: Runtime) -> None:
+        await retired.retire()
         await self._calls.left(retired)
         await retired.close(successor)
 

@@ -26,6 +26,7 @@ REQUEST_ID = "x-request-id"
 GATEWAY = "headgate"
 """The gateway's own key beside the issuers' in provider_metadata."""
 RETRY_AFTER_STOP = 1.0
+OVERDUE_SECONDS = 0.5
 _ACCEPTED_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
@@ -110,11 +111,20 @@ class Call:
         """The server's deadline for a call that came without one."""
         return None if self.has_deadline else self.deadline
 
-    def overdue(self) -> None:
-        """Ends a call whose caller set no deadline and reads no more: nothing else would."""
+    def end_when_overdue(self) -> asyncio.TimerHandle:
+        """Ends the call some time after the default deadline: a caller who reads no more holds it where no clock of an
+        attempt runs."""
+        return asyncio.get_running_loop().call_later(self.deadline - self.started + OVERDUE_SECONDS, self._end)
+
+    def _end(self) -> None:
         self._overdue = True
         if self.task is not None:
             self.task.cancel()
+
+    @property
+    def ended_by_server(self) -> bool:
+        """Not its caller and not its vendor ended it: the server stops, or its default deadline passed."""
+        return not self.caller_gone and (self._overdue or self._calls.cut_off)
 
     def interruption(self) -> errors.StreamInterrupted | None:
         """Why the server itself ends this call, if it does: what a stream of which content was delivered fails with."""

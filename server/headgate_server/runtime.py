@@ -19,6 +19,7 @@ from headgate_server.catalog import Catalog
 from headgate_server.config import Config, Provider, Routing, Treatment
 from headgate_server.endpoints import Endpoint, cards, endpoint, target_policy
 from headgate_server.gateway import Gateway
+from headgate_server.health_checks import HealthChecker
 from headgate_server.providers.base import Target
 from headgate_server.resilience.health import ProviderRecord
 from headgate_server.resilience.target import TargetPolicy, TargetStates
@@ -54,6 +55,11 @@ class Runtime:
         }
         endpoints = {name: served.endpoint for name, served in self.providers.items()}
         self.upstream = Upstream(endpoints)
+        self._checker = HealthChecker(
+            self.upstream,
+            ((served.endpoint, served.states.record) for served in self.providers.values()),
+            config.routing.health,
+        )
         catalog = _catalog(config, endpoints)
         routes = _routes(config, endpoints)
         self.gateway = Gateway(
@@ -77,9 +83,15 @@ class Runtime:
         with suppress(TimeoutError):
             async with asyncio.timeout(FIRST_TOKENS_SECONDS):
                 await asyncio.gather(*(credential.tried() for credential in filter(None, credentials)))
+        self._checker.start()
+
+    async def retire(self) -> None:
+        """New calls begin with another generation: nothing is looked after any more, calls in flight go on."""
+        await self._checker.stop()
 
     async def close(self, successor: Runtime | None = None) -> None:
         """Closes every connection that the successor did not take over."""
+        await self._checker.stop()
         await self.upstream.close()
         for name, served in self.providers.items():
             if successor is None or successor.providers.get(name) is not served:

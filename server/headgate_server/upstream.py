@@ -18,6 +18,7 @@ from headgate_server.transports.base import HttpRequest, HttpResponse
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
 MAX_JOINED_BYTES = 256 * 1024
+CHECK_PATH = "/models"
 DRAIN_SECONDS = 1.0
 ERROR_BODY_SECONDS = 2.0
 REQUEST_ID_HEADERS = ("x-request-id", "request-id", "apim-request-id", "x-amzn-requestid")
@@ -88,6 +89,25 @@ class Upstream:
         finally:
             response.close()
 
+    async def check(self, endpoint: Endpoint, seconds: float) -> None:
+        """Asks for the list of models, which is cheap, and is satisfied with any answer that shows a working service.
+
+        Raises:
+            GatewayError: the provider cannot be reached, failed, or does not accept the credentials.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                request = HttpRequest("GET", endpoint.base_url + CHECK_PATH, _headers(endpoint), b"", seconds)
+                response = await endpoint.transport.send(request)
+                try:
+                    if response.status >= 500 or response.status in (401, 403):
+                        raise await _refusal(endpoint, response, endpoint.target(""))
+                    await _beginning(response)
+                finally:
+                    response.close()
+        except TimeoutError:
+            raise ProviderTimeout("the provider did not answer a check in time", facts={"phase": "total"}) from None
+
     def finish(self, events: AsyncGenerator[list[Event], None]) -> None:
         """The vendor has said all it had to say; the end of the HTTP body is read off the caller's path.
 
@@ -105,8 +125,7 @@ class Upstream:
             headers={
                 "content-type": "application/json",
                 "accept": "text/event-stream" if streams else "application/json",
-                **endpoint.headers,
-                **(endpoint.credential.headers() if endpoint.credential else {}),
+                **_headers(endpoint),
                 **call.headers,
             },
             body=call.body,
@@ -121,6 +140,11 @@ class Upstream:
             raise await _refusal(endpoint, response, attempt.target)
         finally:
             response.close()
+
+
+def _headers(endpoint: Endpoint) -> dict[str, str]:
+    """What every request to the provider bears."""
+    return {**endpoint.headers, **(endpoint.credential.headers() if endpoint.credential else {})}
 
 
 async def _refusal(endpoint: Endpoint, response: HttpResponse, target: Target) -> GatewayError:

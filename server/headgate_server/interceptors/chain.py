@@ -79,9 +79,12 @@ class Chain(grpc.aio.ServerInterceptor):
         async def driven(_requests: Any, context: Context) -> Any:
             call = Call(method, context, self._calls, self._runtime())
             self._calls.enter(call)
+            timer = None if call.has_deadline else call.end_when_overdue()
             try:
                 return await respond(call)
             finally:
+                if timer:
+                    timer.cancel()
                 self._calls.leave(call)
 
         # types-grpcio knows only the synchronous shapes of handlers.

@@ -7,6 +7,7 @@ import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import NoReturn
 
 import grpc
 import structlog
@@ -24,6 +25,10 @@ MAX_MESSAGE_BYTES = 512
 MAX_DETAILS_BYTES = 2048
 MAX_FACT_BYTES = 128
 MAX_VIOLATIONS = 8
+UNREAD_SECONDS = 1.0
+
+_unread: set[asyncio.Future[NoReturn]] = set()
+"""Statuses on their way to those who do not read: the event loop itself holds no reference to them."""
 
 log = structlog.get_logger(component="status")
 
@@ -49,7 +54,26 @@ async def status(call: Call) -> AsyncIterator[None]:
         if isinstance(error, InternalError):
             log.error("internal_error", method=call.method, exc_info=exception)
         rpc_status = to_status(error, call.request_id, call.attempts)
+        await _abort(call, rpc_status)
+
+
+async def _abort(call: Call, rpc_status: RpcStatus) -> None:
+    """Sends the status. It queues behind what was written: one who reads no more does not hold the call for that."""
+    if not call.ended_by_server:
         await call.context.abort_with_status(rpc_status)
+    aborting = asyncio.ensure_future(call.context.abort_with_status(rpc_status))
+    sent, _ = await asyncio.wait((aborting,), timeout=UNREAD_SECONDS)
+    if sent:
+        await aborting
+    _unread.add(aborting)
+    aborting.add_done_callback(_forget)
+    raise asyncio.CancelledError
+
+
+def _forget(aborting: asyncio.Future[NoReturn]) -> None:
+    _unread.discard(aborting)
+    if not aborting.cancelled():
+        aborting.exception()  # abort always raises, and nobody else looks
 
 
 def to_status(error: GatewayError, request_id: str, attempts: Sequence[pb.Attempt]) -> RpcStatus:

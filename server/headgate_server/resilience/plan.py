@@ -75,7 +75,7 @@ class Plan:
             raise self._end()
         self._refusal = None
         soonest: float | None = None
-        crowded: Option | None = None
+        second_best: Option | None = None
         for option in self._options:
             if option.running or option.spent or (option.is_fallback and not self._fallbacks_may_answer):
                 continue
@@ -88,12 +88,12 @@ class Plan:
                 ready_at = max(ready_at, self._cooled_at(option, refusal, now))
             if ready_at > now:
                 soonest = ready_at if soonest is None else min(soonest, ready_at)
-            elif option.state.places.full():
-                crowded = crowded or option
+            elif option.state.places.full() or option.state.record.unreachable:
+                second_best = second_best or option
             elif self._affords(option):
                 return self._begin(option)
-        if crowded and self._affords(crowded):
-            return self._begin(crowded)
+        if second_best and self._affords(second_best):
+            return self._begin(second_best)
         if soonest is None or soonest >= self._deadline:
             raise self._end()
         return soonest - now

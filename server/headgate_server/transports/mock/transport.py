@@ -34,6 +34,8 @@ class MockTransport:
         return self.opened - self.closed
 
     async def send(self, request: HttpRequest) -> HttpResponse:
+        if request.method == "GET":
+            return self._check()
         self.opened += 1
         try:
             return await self._answer(request, self.opened)
@@ -65,6 +67,17 @@ class MockTransport:
             ending=ending,
             chunks_per_second=self._options.tokens_per_second,
             on_close=self._on_close,
+        )
+
+    def _check(self) -> HttpResponse:
+        """The list of models. Checks are no calls: they are not counted, and use up no scripted failure."""
+        return MockResponse(
+            status=200,
+            headers={"content-type": "application/json"},
+            chunks=[b'{"object":"list","data":[]}'],
+            ending=None,
+            chunks_per_second=0.0,
+            on_close=lambda *, ended: None,
         )
 
     def _on_close(self, *, ended: bool) -> None:
