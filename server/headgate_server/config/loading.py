@@ -27,7 +27,7 @@ from headgate_server.config.tree import (
     EntraCredential,
     OAuthCredential,
     Provider,
-    Routing,
+    RoutingRule,
     Section,
     Server,
 )
@@ -337,8 +337,11 @@ def _targets(document: Document) -> Iterator[tuple[Key, str]]:
 def _rules(document: Document) -> Iterator[tuple[Key, str]]:
     """Rules lead to what exists; which of several aliases with a * it is does not matter."""
     providers, aliases = document.section("providers"), document.section("models")
-    routing = _sound(Routing, document.section("routing"))
-    for index, rule in enumerate(routing.rules if routing else ()):
+    rules = document.section("routing").get("rules")
+    for index, values in enumerate(rules if isinstance(rules, list) else ()):
+        rule = _sound(RoutingRule, values)
+        if rule is None:
+            continue
         key: Key = ("routing", "rules", index, "model")
         provider, slash, _ = rule.model.partition("/")
         if slash and provider not in providers:
