@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import yaml
 from headgate import v1 as pb
 
 from headgate_server.cli import EXIT_CODES
+from headgate_server.config import load
 from headgate_server.errors import UnsupportedParameter
 from headgate_server.providers.hosts import HOSTS, Host, Quirks
 from tests.tools import ROOT
@@ -187,3 +190,22 @@ def test_the_table_of_wires_is_what_they_do() -> None:
     rows.append(f"| embeddings | {' | '.join(embeds(wire) for wire in WIRES.values())} |")
     expected = "\n".join([WIRE_ROWS_HEADER, "|---" * (len(WIRES) + 1) + "|", *rows])
     assert expected in README, f"the README's table should be:\n{expected}"
+
+
+def test_the_examples_of_routing_are_good_configurations(tmp_path: Path) -> None:
+    """Every key in them exists; what they refer to stands elsewhere in the README."""
+    section = README.partition("### Routing\n")[2].partition("### Vendors\n")[0]
+    blocks = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
+    assert len(blocks) == 2
+    elsewhere: dict[str, dict[str, Any]] = {
+        "providers": {"openai": {"api_key": "k"}, "azure": {"base_url": "https://n.openai.azure.com", "api_key": "k"}},
+        "models": {"smart": {"targets": [{"provider": "openai", "model": "m"}]}},
+    }
+    for block in blocks:
+        values = yaml.load(block, yaml.BaseLoader)
+        for root, known in elsewhere.items():
+            said = values.get(root, {})
+            values[root] = {name: {**known.get(name, {}), **said.get(name, {})} for name in [*known, *said]}
+        file = tmp_path / "headgate.yaml"
+        file.write_text(yaml.safe_dump(values))
+        assert load(file, {}).models["smart"]

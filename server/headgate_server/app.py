@@ -217,7 +217,8 @@ def _begin_reloading(
 
 def _print_welcome(config: Config, address: str) -> None:
     """What is served, and a call to paste."""
-    model = next(iter(config.models), f"{next(iter(config.providers), 'PROVIDER')}/MODEL")
+    names = [name for name in config.models if "*" not in name]
+    model = names[0] if names else f"{next(iter(config.providers), 'PROVIDER')}/MODEL"
     body = f'{{"model":"{model}","messages":[{{"role":"ROLE_USER","parts":[{{"text":"Hello"}}]}}]}}'
     print(f"Headgate {headgate_server.__version__} serves {address}", flush=True)
     for name, alias in config.models.items():
