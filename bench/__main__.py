@@ -157,7 +157,7 @@ class Bench:
         return {
             "method": f"{SERVICE}/{method}",
             "request": self._requests["embed" if method == "Embed" else "generate"],
-            "model": f"vendor/{model}",
+            "model": f"{mode.prefix}{model}",
             "metadata": mode.metadata,
         }
 

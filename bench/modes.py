@@ -11,16 +11,40 @@ from headgate import v1 as pb
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """`sections` go over the configuration; `metadata` is sent with each call as NAME=VALUE,..."""
+    """`sections` go over the configuration; `metadata` is sent with each call as NAME=VALUE,... `prefix` stands before
+    the fake vendor's model in what callers ask for.
+    """
 
     name: str
     sections: Mapping[str, Any] = field(default_factory=dict)
     metadata: str = ""
+    prefix: str = "vendor/"
 
 
+QUIET = {"telemetry": {"log_level": "warning"}}
+NO_POLICIES = {
+    "routing": {"retry": {"max_attempts": 1}, "breaker": {"consecutive_failures": 0}, "health": {"interval": 0}}
+}
+ALL_POLICIES = {
+    "models": {
+        name: {
+            "strategy": "latency",
+            "targets": [{"provider": provider, "model": name} for provider in ("vendor", "twin")],
+        }
+        for name in ("plain", "burst", "paced", "embed", "idle", "endless*", "silent*")
+    },
+    "routing": {
+        "concurrency": {"limit": 4000},
+        "rules": [
+            {"labels": {"task": "bulk_*"}, "model": "plain"},
+            {"labels": {"task": "long_context"}, "model": "plain"},
+        ],
+    },
+}
 MODES = (
-    Mode("bare", {"telemetry": {"log_level": "warning"}}),
-    Mode("full", {"telemetry": {"log_level": "info", "log_format": "json"}}),
+    Mode("bare", {**QUIET, **NO_POLICIES}),
+    Mode("routed", {**QUIET, **ALL_POLICIES}, prefix=""),
+    Mode("full", {"telemetry": {"log_level": "info", "log_format": "json"}, **ALL_POLICIES}, prefix=""),
 )
 
 
@@ -30,7 +54,7 @@ def configuration(mode: Mode, vendor: str) -> dict[str, Any]:
     return {
         "server": {"listen": "127.0.0.1:0", "drain_delay": 0, "drain_grace": 1},
         "auth": {"anonymous": True},
-        "providers": {"vendor": provider},
+        "providers": {"vendor": provider, "twin": provider},
         **mode.sections,
     }
 

@@ -24,6 +24,9 @@ import (
 	"google.golang.org/grpc/metadata"
 )
 
+// deadline is what callers give each call, as well-behaved ones do; no run takes so long.
+const deadline = 10 * time.Minute
+
 var (
 	kind        = flag.String("kind", "unary", "unary, stream, http, http-stream, cancel or hold")
 	target      = flag.String("target", "", "HOST:PORT of the gRPC server, or URL for http kinds")
@@ -88,7 +91,7 @@ func main() {
 
 // run makes the calls and measures those that end within the window.
 func run(one call) Result {
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithTimeout(context.Background(), deadline)
 	defer cancel()
 	var seen tally
 	var running sync.WaitGroup
@@ -152,7 +155,7 @@ func cancels(next func() *grpc.ClientConn) Result {
 	before := read()
 	for number := range *count {
 		id := fmt.Sprintf("%d-%d", os.Getpid(), number)
-		ctx, cancel := context.WithCancel(context.Background())
+		ctx, cancel := context.WithTimeout(context.Background(), deadline)
 		opened := open(ctx, next(), request(*model+"-"+id))
 		if strings.HasSuffix(*model, "silent") {
 			time.Sleep(20 * time.Millisecond)
@@ -179,7 +182,7 @@ func cancels(next func() *grpc.ClientConn) Result {
 func hold(next func() *grpc.ClientConn) Result {
 	var seen tally
 	before, memory := read(), resident(*serverPID)
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithTimeout(context.Background(), deadline)
 	defer cancel()
 	for range *count {
 		began := time.Now()
