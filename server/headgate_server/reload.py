@@ -93,6 +93,9 @@ class Reloader:
         except OSError as error:
             self._refuse([str(error)])
             return False
+        except Exception:
+            log.exception("configuration_not_applied", file=str(self._path))
+            return False
         return True
 
     def _refuse(self, problems: list[str]) -> None:

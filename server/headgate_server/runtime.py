@@ -50,8 +50,10 @@ class Runtime:
     def __init__(self, config: Config, previous: Runtime | None = None) -> None:
         self.config = config
         kept = previous.providers if previous else {}
+        files = {name: _contents(provider) for name, provider in config.providers.items()}
         self.providers: dict[str, ServedProvider] = {
-            name: _served(name, provider, config.routing, kept.get(name)) for name, provider in config.providers.items()
+            name: _served(name, provider, config.routing, files[name], kept.get(name))
+            for name, provider in config.providers.items()
         }
         endpoints = {name: served.endpoint for name, served in self.providers.items()}
         self.upstream = Upstream(endpoints)
@@ -98,9 +100,10 @@ class Runtime:
                 await served.endpoint.close()
 
 
-def _served(name: str, provider: Provider, routing: Routing, kept: ServedProvider | None) -> ServedProvider:
+def _served(
+    name: str, provider: Provider, routing: Routing, files: Mapping[Path, bytes], kept: ServedProvider | None
+) -> ServedProvider:
     """The provider that was kept if nothing about it changed, else a new one."""
-    files = {path: path.read_bytes() for path in _files(provider)}
     treatment = provider.over(routing)
     if kept and (kept.configured, kept.treatment, kept.files) == (provider, treatment, files):
         return kept
@@ -113,12 +116,12 @@ def _served(name: str, provider: Provider, routing: Routing, kept: ServedProvide
     return ServedProvider(provider, treatment, files, endpoint(name, provider), states)
 
 
-def _files(provider: Provider) -> Iterator[Path]:
+def _contents(provider: Provider) -> dict[Path, bytes]:
     """Files whose content is no part of the configuration: certificates, and keys of cloud accounts."""
     named = [provider.ca_file, provider.client_certificate_file, provider.client_key_file]
     if provider.credential:
         named += [getattr(provider.credential, "ca_file", None), getattr(provider.credential, "file", None)]
-    return filter(None, named)
+    return {path: path.read_bytes() for path in named if path}
 
 
 def _routes(config: Config, endpoints: Mapping[str, Endpoint]) -> Routes:

@@ -61,9 +61,15 @@ class Plan:
         self._left = max_attempts
         self._deadline = deadline
         self._others_may_answer = True
-        self._fallbacks_may_answer = True
+        self._fallbacks_may_answer = self._begins_with_fallbacks()
         self._failure: GatewayError | None = None
         self._refusal: GatewayError | None = None
+
+    def _begins_with_fallbacks(self) -> bool:
+        """Whether fallbacks may be tried where none of the model's own targets can be: as after an error of theirs."""
+        if not self._options[-1].is_fallback or self._options[0].is_fallback:
+            return True
+        return self._may_answer(CircuitOpen("no target of the model may be called"), is_fallback=True)
 
     def next(self, now: float) -> Option | float:
         """What to try now, or how many seconds to wait before asking again.

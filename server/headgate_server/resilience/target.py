@@ -25,6 +25,7 @@ from headgate_server.resilience.latency import PeakEwma
 from headgate_server.resilience.places import Places
 
 PROBE_RETRY_SECONDS = 1.0
+FAILURE_SECONDS = 1.0
 STREAM, UNARY, EMBED = "stream", "unary", "embed"
 KINDS = (STREAM, UNARY, EMBED)
 MOST_STATES = 1000
@@ -117,7 +118,8 @@ class TargetState:
         if isinstance(error, ProviderRateLimited):
             self.breaker.neutral(permit)
         else:
-            self.latency[kind].observe(max(seconds, self.latency[kind].value(now)), now)
+            # A target that fails at once must not look like the quickest.
+            self.latency[kind].observe(max(seconds, self.latency[kind].value(now), FAILURE_SECONDS), now)
             self.breaker.failed(permit, now)
         self.record.failed(error.reason)
 
