@@ -12,19 +12,33 @@ from headgate_server.call import Call
 from headgate_server.errors import GatewayError, InternalError, ProviderTimeout
 from headgate_server.providers.base import Target
 from headgate_server.resilience.clocks import AttemptClock, Clocks
+from headgate_server.resilience.plan import Cause
 from headgate_server.resilience.target import TargetState
 
 
 class Attempt:
-    """Ends exactly once: answered, failed or cancelled, whichever is said first. `permit` is the breaker's."""
+    """Ends exactly once: answered, failed or cancelled, whichever is said first.
+
+    `permit` is the breaker's, `cause` why the attempt is made.
+    """
 
     def __init__(
-        self, call: Call, target: Target, state: TargetState, clocks: Clocks, *, kind: str, permit: int
+        self,
+        call: Call,
+        target: Target,
+        state: TargetState,
+        clocks: Clocks,
+        *,
+        kind: str,
+        cause: Cause,
+        permit: int,
     ) -> None:
         self.target = target
         self.record = pb.Attempt(number=len(call.attempts) + 1, provider=target.provider, model=target.model)
         self.started = time.monotonic()
         self.clock = AttemptClock(clocks, self.started, call.default_deadline)
+        self.cause = cause
+        self._call = call
         self._state = state
         self._kind = kind
         self._permit = permit
@@ -32,6 +46,7 @@ class Attempt:
         self.superseded = False
         """A hedged attempt at another target came first: if this one is cancelled, that is why."""
         call.attempts.append(self.record)
+        call.upstream.enter(self.started)
         state.began()
 
     def content_came(self) -> None:
@@ -91,7 +106,9 @@ class Attempt:
 
     def _end(self, outcome: pb.AttemptOutcome.ValueType) -> float:
         self._ended = True
-        latency = time.monotonic() - self.started
+        now = time.monotonic()
+        latency = now - self.started
+        self._call.upstream.leave(now)
         self.record.outcome = outcome
         self.record.latency.FromNanoseconds(int(latency * 1e9))
         return latency

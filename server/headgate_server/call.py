@@ -58,6 +58,8 @@ class Call:
         self.deadline = self.started + patience
         self.request: Message | None = None
         self.attempts: list[pb.Attempt] = []
+        self.upstream = Occupied()
+        self.cost: pb.Cost | None = None
         self.finish_reasons: list[str] = []
         self.routed_to = ""
         """What a routing rule put in the place of the model that was asked for."""
@@ -153,6 +155,29 @@ class Call:
         """A cancelled task of ours that somebody awaits raises the same exception, but nobody cancelled this one."""
         task = asyncio.current_task()
         return self.caller_gone or (task is not None and task.cancelling() > 0)
+
+
+class Occupied:
+    """How long at least one of several overlapping spans lasted. Moments are seconds of the monotonic clock."""
+
+    __slots__ = ("_inside", "_since", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._inside = 0
+        self._since = 0.0
+
+    def enter(self, now: float) -> None:
+        """A span begins."""
+        if not self._inside:
+            self._since = now
+        self._inside += 1
+
+    def leave(self, now: float) -> None:
+        """A span ends."""
+        self._inside -= 1
+        if not self._inside:
+            self.seconds += now - self._since
 
 
 class CallRegistry:

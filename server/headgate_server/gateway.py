@@ -93,6 +93,7 @@ class Gateway:
         if call.arm:
             answer.provider_metadata[GATEWAY] = call.gateway_metadata()
         call.finish_reasons = [finish_word(candidate.finish) for candidate in answer.candidates]
+        call.cost = answer.cost if answer.HasField("cost") else None
         return answer
 
     async def stream(self, request: pb.GenerateRequest, call: Call) -> AsyncGenerator[pb.StreamGenerateResponse, None]:
@@ -174,6 +175,7 @@ class Gateway:
         answer.id = new_id()
         answer.warnings.extend(call.warnings())
         answer.attempts.extend(call.attempts)
+        call.cost = answer.cost if answer.HasField("cost") else None
         return answer
 
     async def _first(
@@ -254,7 +256,8 @@ class Gateway:
         clocks = state.policy.clocks
         if request.HasField("execution"):
             clocks = clocks.tightened(request.execution)
-        attempt = Attempt(call, turn.option.candidate.target, state, clocks, kind=kind, permit=permit)
+        option = turn.option
+        attempt = Attempt(call, option.candidate.target, state, clocks, kind=kind, cause=option.cause, permit=permit)
         turn.attempts.append(attempt)
         return attempt
 

@@ -173,6 +173,7 @@ class Generation:
         end = events[-1].generation_end
         self._add_call(end)
         add_cost(end, self._prices)
+        self._call.cost = end.cost if end.HasField("cost") else None
         return events
 
     def _add_call(self, end: pb.GenerationEnd) -> None:

@@ -7,7 +7,7 @@ backoff, or the vendor's own Retry-After, has passed.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from headgate_server.errors import CircuitOpen, GatewayError, UnsupportedParameter
 from headgate_server.resilience.target import TargetState
@@ -20,15 +20,23 @@ class MayAnswer(Protocol):
     def __call__(self, error: GatewayError, *, is_fallback: bool) -> bool: ...
 
 
-class Option:
-    """One target that a call may go to, and what became of it so far. Moments are on the monotonic clock."""
+Cause = Literal["first", "retry", "fallback", "hedge"]
 
-    __slots__ = ("candidate", "is_fallback", "ready_at", "running", "spent", "state", "tries")
+
+class Option:
+    """One target that a call may go to, and what became of it so far. Moments are on the monotonic clock.
+
+    `cause` is why its last try was made: the call's first, a retry at the same target, another target after one that
+    failed or could not be asked, or a second one beside one that is slow.
+    """
+
+    __slots__ = ("candidate", "cause", "is_fallback", "ready_at", "running", "spent", "state", "tries")
 
     def __init__(self, candidate: Candidate, state: TargetState, *, is_fallback: bool) -> None:
         self.candidate = candidate
         self.state = state
         self.is_fallback = is_fallback
+        self.cause: Cause = "first"
         self.tries = 0
         self.ready_at = 0.0
         self.running = False
@@ -113,7 +121,7 @@ class Plan:
             if option.state.refusal(now) or option.state.places.full():
                 continue
             if self._left and option.state.budget.withdraw():
-                return self._begin(option)
+                return self._begin(option, "hedge")
             return None
         return None
 
@@ -145,8 +153,9 @@ class Plan:
             return False
         return True
 
-    def _begin(self, option: Option) -> Option:
+    def _begin(self, option: Option, cause: Cause | None = None) -> Option:
         self._left -= 1
+        option.cause = cause or ("retry" if option.tries else "fallback" if option is not self._options[0] else "first")
         option.running = True
         option.tries += 1
         return option
