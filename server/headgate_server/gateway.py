@@ -23,7 +23,7 @@ from headgate_server.knowledge import CallKnowledge
 from headgate_server.prices import add_cost
 from headgate_server.providers.base import Target
 from headgate_server.queueing import take_place
-from headgate_server.resilience.plan import Option, Plan
+from headgate_server.resilience.plan import Cause, Option, Plan
 from headgate_server.resilience.target import EMBED, STREAM, UNARY, TargetStates
 from headgate_server.routing import Routes
 from headgate_server.routing.routes import next_target_may_answer
@@ -142,9 +142,9 @@ class Gateway:
             batches = embeddings.split(request.inputs, target.host.quirks.embed_batch)
             places = asyncio.Semaphore(endpoint.embed_concurrency if turn.option.state.trusted() else 1)
 
-            async def embed_batch(inputs: Sequence[pb.EmbedInput]) -> pb.EmbedResponse:
+            async def embed_batch(inputs: Sequence[pb.EmbedInput], cause: Cause | None = None) -> pb.EmbedResponse:
                 http_call = endpoint.adapter.encode_embed(request, inputs, target)
-                attempt = await self._begin(turn, request, call, EMBED)
+                attempt = await self._begin(turn, request, call, EMBED, cause)
                 with attempt.watched():
                     body = await self._upstream.fetch(http_call, attempt)
                     answer = endpoint.adapter.decode_embed(body, len(inputs), target)
@@ -241,7 +241,7 @@ class Gateway:
         asked = execution.max_attempts if execution.HasField("max_attempts") else self._max_attempts
         return min(asked, self._max_attempts)
 
-    async def _begin(self, turn: Turn, request: Request, call: Call, kind: str) -> Attempt:
+    async def _begin(self, turn: Turn, request: Request, call: Call, kind: str, cause: Cause | None = None) -> Attempt:
         """An attempt, on record from now on, once the target has a place for it.
 
         Raises:
@@ -257,18 +257,20 @@ class Gateway:
         if request.HasField("execution"):
             clocks = clocks.tightened(request.execution)
         option = turn.option
-        attempt = Attempt(call, option.candidate.target, state, clocks, kind=kind, cause=option.cause, permit=permit)
+        attempt = Attempt(
+            call, option.candidate.target, state, clocks, kind=kind, cause=cause or option.cause, permit=permit
+        )
         turn.attempts.append(attempt)
         return attempt
 
     async def _retried(
-        self, option: Option, request: Request, call: Call, ask: Callable[[], Coroutine[Any, Any, T]]
+        self, option: Option, request: Request, call: Call, ask: Callable[[Cause | None], Coroutine[Any, Any, T]]
     ) -> T:
         """The answer to one part of a call, which is asked for again alone: other parts are answered already."""
         retries = 0
         while True:
             try:
-                return await ask()
+                return await ask("retry" if retries else None)
             except GatewayError as error:
                 retries += 1
                 now = time.monotonic()
