@@ -21,7 +21,7 @@ class Mode:
     prefix: str = "vendor/"
 
 
-QUIET = {"telemetry": {"log_level": "warning"}}
+QUIET = {"telemetry": {"log_level": "warning"}, "admin": {"enabled": False}}
 NO_POLICIES = {
     "routing": {"retry": {"max_attempts": 1}, "breaker": {"consecutive_failures": 0}, "health": {"interval": 0}}
 }
@@ -53,6 +53,7 @@ def configuration(mode: Mode, vendor: str) -> dict[str, Any]:
     provider = {"adapter": "openai", "base_url": f"http://{vendor}/v1", "api_key": "key", "max_connections": 4096}
     return {
         "server": {"listen": "127.0.0.1:0", "drain_delay": 0, "drain_grace": 1},
+        "admin": {"listen": "127.0.0.1:0"},
         "auth": {"anonymous": True},
         "providers": {"vendor": provider, "twin": provider},
         **mode.sections,

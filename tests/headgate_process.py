@@ -55,7 +55,9 @@ def configured(**sections: Any) -> Config:
     """What `running` serves with these sections."""
     server = {"listen": "127.0.0.1:0", "reflection": True, **sections.pop("server", {})}
     routing = sections.pop("routing", {"retry": {"max_attempts": 1}})
-    return Config.model_validate({"server": server, "auth": {"anonymous": True}, "routing": routing, **sections})
+    admin = {"listen": "127.0.0.1:0", **sections.pop("admin", {})}
+    defaults = {"server": server, "admin": admin, "auth": {"anonymous": True}, "routing": routing}
+    return Config.model_validate({**defaults, **sections})
 
 
 def user(text: str) -> pb.Message:

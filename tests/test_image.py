@@ -118,6 +118,7 @@ def test_the_images_own_configuration_listens_for_everybody_and_holds_no_key(tmp
 
 
 @pytest.mark.image
+@pytest.mark.timeout(300)
 async def test_what_the_image_installs_serves(tmp_path: Path) -> None:
     """The build stage's own steps, in a folder instead of a container: both wheels install, and `headgate` works."""
     source = tmp_path / "src"
@@ -141,7 +142,7 @@ async def test_what_the_image_installs_serves(tmp_path: Path) -> None:
 
     config = tmp_path / "headgate.yaml"
     config.write_text(RUNTIME.files[RUNTIME.environment["HEADGATE_CONFIG"]])
-    image = {**RUNTIME.environment, **on_path, "HEADGATE_CONFIG": str(config), "PORT": "0"}
+    image = {**RUNTIME.environment, **on_path, "HEADGATE_CONFIG": str(config), "PORT": "0", "HEADGATE_ADMIN_PORT": "0"}
     async with serving(headgate, image) as address, grpc.aio.insecure_channel(address) as channel:
         answer = await pb.InferenceServiceStub(channel).Generate(ask("echo"), wait_for_ready=True, timeout=10)
     assert answer.candidates[0].message.parts[0].text == "Hi"

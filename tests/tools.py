@@ -96,7 +96,12 @@ class HeadgateCommand:
 @asynccontextmanager
 async def headgate_serve(*arguments: str, env: Mapping[str, str] | None = None) -> AsyncIterator[HeadgateCommand]:
     """`headgate serve` on a free port, once it has said that it serves."""
-    environment = {**{k: v for k, v in os.environ.items() if not k.endswith("_API_KEY")}, "PORT": "0", **(env or {})}
+    environment = {
+        **{k: v for k, v in os.environ.items() if not k.endswith("_API_KEY")},
+        "PORT": "0",
+        "HEADGATE_ADMIN_PORT": "0",
+        **(env or {}),
+    }
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import cast
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -21,16 +22,23 @@ from headgate import v1 as pb
 
 import headgate_server
 from headgate_server import logs
+from headgate_server.admin.listener import AdminListener
+from headgate_server.admin.status import configuration, status as status_page, targets, tasks
 from headgate_server.call import CallRegistry
 from headgate_server.config import Config
 from headgate_server.config.tree import Server as ServerConfig
 from headgate_server.interceptors.access_log import access_log
 from headgate_server.interceptors.admission import admission
 from headgate_server.interceptors.chain import Chain
+from headgate_server.interceptors.metrics import metrics
 from headgate_server.interceptors.status import status
 from headgate_server.reload import Reloader
 from headgate_server.runtime import Runtime
 from headgate_server.servicers.inference import InferenceServicer
+from headgate_server.telemetry.event_loop import watch_lag
+from headgate_server.telemetry.gauges import RunningServer
+from headgate_server.telemetry.metrics import Metrics
+from headgate_server.telemetry.recent import Recent
 
 SERVICE = "headgate.v1.InferenceService"
 READINESS = ("", SERVICE, "readiness")
@@ -46,10 +54,17 @@ class Application:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self.admin_address = ""
+        """HOST:PORT of the admin listener, once it listens."""
         self._calls = CallRegistry()
         self._runtime = Runtime(config)
         self._retiring: set[asyncio.Task[None]] = set()
         self._servicer = InferenceServicer(self._calls)
+        self._metrics = Metrics()
+        self._metrics.registry.register(RunningServer(self._calls, lambda: self._runtime, time.monotonic))
+        self._recent = Recent()
+        self._admin = self._admin_listener(config) if config.admin.enabled else None
+        self._watching_lag: asyncio.Task[None] | None = None
         self._health = grpc_health.HealthServicer()
         self._server = grpc.aio.server(
             interceptors=[
@@ -59,6 +74,7 @@ class Application:
                     lambda: self._runtime,
                     before_parse=[
                         status,
+                        metrics(self._metrics, self._recent),
                         access_log,
                         admission(self._calls),
                     ],
@@ -89,13 +105,30 @@ class Application:
         """What new calls begin with."""
         return self._runtime
 
+    def _admin_listener(self, config: Config) -> AdminListener:
+        started = time.time()
+        debug: dict[str, Callable[[], dict[str, Any]]] = {
+            "tasks": tasks,
+            "targets": lambda: targets(self._runtime),
+            "configuration": lambda: configuration(self._runtime.config),
+        }
+        return AdminListener(
+            self._metrics.registry,
+            lambda: self._servicer.state == pb.SERVING_STATE_SERVING,
+            lambda: status_page(self._runtime, self._calls, self._recent, self._servicer.state, started),
+            debug if config.admin.debug else {},
+        )
+
     async def start(self) -> int:
         """Listens and serves; the port that was bound.
 
         Raises:
-            OSError: the address cannot be bound.
+            OSError: an address cannot be bound.
         """
         await self._runtime.start()
+        self._watching_lag = asyncio.create_task(watch_lag(self._metrics.loop_lag.observe))
+        if self._admin:
+            self.admin_address = await self._start_admin(self._admin)
         try:
             port = self._server.add_insecure_port(self._config.server.listen)
         except RuntimeError as error:
@@ -104,6 +137,12 @@ class Application:
         for name in (*READINESS, LIVENESS):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         return port
+
+    async def _start_admin(self, admin: AdminListener) -> str:
+        try:
+            return await admin.start(self._config.admin.listen)
+        except OSError as error:
+            raise OSError(f"cannot listen on {self._config.admin.listen} (admin)") from error
 
     async def reload(self, config: Config) -> None:
         """Serves by another configuration from the next call on; calls in flight finish as they began.
@@ -114,6 +153,7 @@ class Application:
         successor = Runtime(config, self._runtime)
         await successor.start()
         retired, self._runtime = self._runtime, successor
+        self._metrics.record_reload(applied=True)
         retiring = asyncio.create_task(self._retire(retired, successor))
         self._retiring.add(retiring)
         retiring.add_done_callback(self._retiring.discard)
@@ -121,6 +161,10 @@ class Application:
         log.info("configuration_reloaded", providers=list(config.providers), models=list(config.models))
         if unchanged:
             log.warning("restart_needed", keys=unchanged)
+
+    def reload_refused(self) -> None:
+        """A configuration was read that cannot be used."""
+        self._metrics.record_reload(applied=False)
 
     async def _retire(self, retired: Runtime, successor: Runtime) -> None:
         await retired.retire()
@@ -134,6 +178,7 @@ class Application:
         """
         hurry = hurry or asyncio.Event()
         self._servicer.state = pb.SERVING_STATE_DRAINING
+        self._metrics.draining.set(1)
         for name in READINESS:
             await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
         await _sleep(delay, hurry)
@@ -151,6 +196,10 @@ class Application:
         await drained
         await asyncio.gather(*self._retiring)
         await self._runtime.close()
+        if self._watching_lag:
+            self._watching_lag.cancel()
+        if self._admin:
+            await self._admin.close()
 
 
 def run(config: Config, path: Path | None = None, environment: Mapping[str, str] = MappingProxyType({})) -> None:
@@ -187,12 +236,13 @@ async def _serve(config: Config, path: Path | None, environment: Mapping[str, st
         "serving",
         version=headgate_server.__version__,
         address=f"{host}:{port}",
+        admin=application.admin_address,
         providers=list(config.providers),
         models=list(config.models),
         reflection=config.server.reflection,
     )
     reloading = _begin_reloading(application, config, path, environment)
-    _print_welcome(config, f"{host}:{port}")
+    _print_welcome(config, f"{host}:{port}", application.admin_address)
     # Ctrl-C comes from a person: no load balancer has to notice first.
     delay = 0.0 if await stop == signal.SIGINT else config.server.drain_delay
     log.info("draining", calls=len(application.calls))
@@ -210,12 +260,12 @@ def _begin_reloading(
     if path is None:
         loop.add_signal_handler(signal.SIGHUP, log.info, "no_configuration_file")
         return None
-    reloader = Reloader(path, environment, application.reload)
+    reloader = Reloader(path, environment, application.reload, application.reload_refused)
     loop.add_signal_handler(signal.SIGHUP, reloader.request)
     return asyncio.create_task(reloader.run(config))
 
 
-def _print_welcome(config: Config, address: str) -> None:
+def _print_welcome(config: Config, address: str, admin_address: str) -> None:
     """What is served, and a call to paste."""
     names = [name for name in config.models if "*" not in name]
     model = names[0] if names else f"{next(iter(config.providers), 'PROVIDER')}/MODEL"
@@ -223,6 +273,8 @@ def _print_welcome(config: Config, address: str) -> None:
     print(f"Headgate {headgate_server.__version__} serves {address}", flush=True)
     for name, alias in config.models.items():
         print(f"  {name}: {', '.join(f'{t.provider}/{t.model}' for t in alias.targets)}")
+    if admin_address:
+        print(f"Status page, metrics and health: http://{admin_address}/")
     print("Try:")
     if config.server.reflection:
         print(f"  grpcurl -plaintext -max-time 600 -d '{body}' {address} {SERVICE}/StreamGenerate")
@@ -234,8 +286,9 @@ def _needing_restart(started: Config, config: Config) -> Iterator[str]:
     for name in set(ServerConfig.model_fields) - RELOADABLE:
         if getattr(started.server, name) != getattr(config.server, name):
             yield f"server.{name}"
-    if started.telemetry != config.telemetry:
-        yield "telemetry"
+    for name in ("admin", "telemetry"):
+        if getattr(started, name) != getattr(config, name):
+            yield name
 
 
 def _channel_options(server: ServerConfig) -> list[tuple[str, int]]:

@@ -46,6 +46,7 @@ class Attempt:
         self.superseded = False
         """A hedged attempt at another target came first: if this one is cancelled, that is why."""
         call.attempts.append(self.record)
+        call.causes.append(cause)
         call.upstream.enter(self.started)
         state.began()
 

@@ -6,6 +6,7 @@ import asyncio
 import random
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,7 @@ class Call:
         runtime: Runtime,
     ) -> None:
         self.method = method
+        self.name = method[method.rfind("/") + 1 :]
         self.context = context
         self.runtime = runtime
         self.principal: Principal = ANONYMOUS
@@ -58,6 +60,8 @@ class Call:
         self.deadline = self.started + patience
         self.request: Message | None = None
         self.attempts: list[pb.Attempt] = []
+        self.causes: list[str] = []
+        """Why each of the attempts was made."""
         self.upstream = Occupied()
         self.cost: pb.Cost | None = None
         self.finish_reasons: list[str] = []
@@ -66,6 +70,8 @@ class Call:
         self.arm = ""
         """Name of the target that was chosen, where the alias names its targets."""
         self.task = asyncio.current_task()
+        self.exemplar: dict[str, str] | None = None
+        """Labels by which metrics lead to the call's trace, if it is kept."""
         self.delivering = False
         """Events have gone out: what breaks from now on must not look retryable."""
         self.caller_gone = False
@@ -78,6 +84,12 @@ class Call:
     def peer(self) -> str:
         """The caller's address as gRPC writes it: ipv4:127.0.0.1:40000."""
         return self.context.peer()
+
+    @property
+    def answering(self) -> pb.Attempt | None:
+        """The attempt whose answer the caller got, or the last one if none answered."""
+        answered = (attempt for attempt in reversed(self.attempts) if attempt.outcome == pb.ATTEMPT_OUTCOME_OK)
+        return next(answered, self.attempts[-1] if self.attempts else None)
 
     def elapsed(self) -> float:
         """Seconds since the call began."""
@@ -193,6 +205,10 @@ class CallRegistry:
 
     def __len__(self) -> int:
         return len(self._calls)
+
+    def by_method(self) -> Counter[str]:
+        """How many of each method, by its short name."""
+        return Counter(call.name for call in tuple(self._calls))  # the copy is safe from other threads
 
     def enter(self, call: Call) -> None:
         self._calls.add(call)

@@ -27,13 +27,16 @@ Fingerprint: TypeAlias = dict[Path, tuple[int, int, int] | None]
 class Reloader:
     """Loads the file anew when it is told to, one load at a time, and hands a good configuration to `apply`.
 
-    A configuration that cannot be used changes nothing; every problem of it is logged.
+    A configuration that cannot be used changes nothing: `refused` is told, and every problem of it is logged.
     """
 
-    def __init__(self, path: Path, environment: Mapping[str, str], apply: Apply) -> None:
+    def __init__(
+        self, path: Path, environment: Mapping[str, str], apply: Apply, refused: Callable[[], None] = lambda: None
+    ) -> None:
         self._path = path.absolute()
         self._environment = environment
         self._apply = apply
+        self._refused = refused
         self._wanted = asyncio.Event()
 
     def request(self) -> None:
@@ -94,11 +97,13 @@ class Reloader:
             self._refuse([str(error)])
             return False
         except Exception:
+            self._refused()
             log.exception("configuration_not_applied", file=str(self._path))
             return False
         return True
 
     def _refuse(self, problems: list[str]) -> None:
+        self._refused()
         log.error("configuration_refused", file=str(self._path), problems=problems)
 
 

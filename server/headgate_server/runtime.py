@@ -27,6 +27,7 @@ from headgate_server.routing import AliasRoute, Candidate, Routes, Rule
 from headgate_server.upstream import Upstream
 
 FIRST_TOKENS_SECONDS = 10.0
+OTHER_MODEL = "other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +74,13 @@ class Runtime:
             max_reply_bytes=config.server.max_reply_bytes,
         )
         aliases = {name: [candidate.target for candidate in alias.candidates] for name, alias in routes.aliases.items()}
-        self.models: Sequence[pb.Model] = listing.models(
-            aliases, _named_targets(config, endpoints), self.upstream.capabilities, catalog
-        )
+        named = tuple(_named_targets(config, endpoints))
+        self.models: Sequence[pb.Model] = listing.models(aliases, named, self.upstream.capabilities, catalog)
+        self._named = frozenset((target.provider, target.model) for target in named)
+
+    def model_label(self, provider: str, model: str) -> str:
+        """The model as metrics name it: callers may ask a provider for any, and each would be a series for ever."""
+        return model if (provider, model) in self._named else OTHER_MODEL
 
     async def start(self) -> None:
         """Fetches the first tokens, though not for long: without one a provider fails, not the gateway."""

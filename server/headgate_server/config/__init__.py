@@ -8,6 +8,7 @@ package reads the environment.
 from headgate_server.config.file import ConfigError, Problem
 from headgate_server.config.loading import load, named_file
 from headgate_server.config.tree import (
+    Admin,
     Alias,
     Auth,
     Clocks,
@@ -31,6 +32,7 @@ from headgate_server.config.tree import (
 )
 
 __all__ = [
+    "Admin",
     "Alias",
     "Auth",
     "Clocks",

@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails
 from headgate_server.config.file import ConfigError, Document, Key, read
 from headgate_server.config.tree import (
     CREDENTIALS,
+    Admin,
     Alias,
     Auth,
     Config,
@@ -102,16 +103,23 @@ def _demo(environment: Mapping[str, str]) -> Document:
 
 
 def _apply_environment(document: Document, environment: Mapping[str, str]) -> None:
-    if port := environment.get("PORT"):
-        server = document.section("server")
-        listen = str(server.get("listen") or Server.model_fields["listen"].default)
-        document.override("server", "listen", f"{listen.rpartition(':')[0]}:{port}", "PORT")
-        if not (port.isascii() and port.isdigit() and int(port) <= 65535):
-            document.report(("server", "listen"), "must be a port number")
+    _override_port(document, environment, "PORT", "server", Server)
+    _override_port(document, environment, "HEADGATE_ADMIN_PORT", "admin", Admin)
     if level := environment.get("LOG_LEVEL"):
         document.override("telemetry", "log_level", level, "LOG_LEVEL")
     if form := environment.get("LOG_FORMAT"):
         document.override("telemetry", "log_format", form, "LOG_FORMAT")
+
+
+def _override_port(
+    document: Document, environment: Mapping[str, str], variable: str, name: str, section: type[Server | Admin]
+) -> None:
+    if not (port := environment.get(variable)):
+        return
+    listen = str(document.section(name).get("listen") or section.model_fields["listen"].default)
+    document.override(name, "listen", f"{listen.rpartition(':')[0]}:{port}", variable)
+    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+        document.report((name, "listen"), "must be a port number")
 
 
 def _providers_read(document: Document) -> Iterator[tuple[Key, dict[str, Any]]]:

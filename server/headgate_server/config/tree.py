@@ -96,6 +96,17 @@ class Server(Section):
     """How long a connection may take to be set up."""
 
 
+class Admin(Section):
+    """The HTTP listener for operators: metrics, health, a status page."""
+
+    enabled: bool = True
+    """Serve it at all."""
+    listen: ListenAddress = "127.0.0.1:9464"
+    """HOST:PORT; port 0 takes a free one. Nobody is asked who they are. HEADGATE_ADMIN_PORT overrides the port."""
+    debug: bool = False
+    """Serve /debug too: tasks, targets, pools and the configuration without its secrets."""
+
+
 class Auth(Section):
     """Who may call."""
 
@@ -531,6 +542,8 @@ class Config(Section):
 
     server: Server = Server()
     """The gRPC listener."""
+    admin: Admin = Admin()
+    """The HTTP listener for operators."""
     auth: Auth = Auth()
     """Who may call."""
     providers: dict[ProviderName, Provider] = {}

@@ -5,7 +5,7 @@ Decisions only: time is passed in, in seconds of the monotonic clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from headgate import v1 as pb
@@ -156,6 +156,10 @@ class TargetStates:
                 self._forget_one()
             state = self._states[model] = TargetState(self._policy_of(model), self.record)
         return state
+
+    def items(self) -> Iterator[tuple[str, TargetState]]:
+        """All states, by the model's name."""
+        return iter(tuple(self._states.items()))
 
     def health(self) -> pb.ProviderHealth:
         """The provider's record, with the circuits that are not closed."""

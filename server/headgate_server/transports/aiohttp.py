@@ -75,6 +75,10 @@ class AiohttpTransport:
             trust_env=False,
         )
 
+    @property
+    def connections(self) -> tuple[int, int]:
+        return self._slots.connections
+
     async def send(self, request: HttpRequest) -> HttpResponse:
         sending = _Sending()
         self._slots.take(sending)

@@ -48,6 +48,11 @@ class HttpResponse(Protocol):
 class Transport(Protocol):
     """Sends requests. Holds the connections."""
 
+    @property
+    def connections(self) -> tuple[int, int]:
+        """How many are in use, and how many can be; 0 for no limit."""
+        ...
+
     async def send(self, request: HttpRequest) -> HttpResponse:
         """Connects, sends, and waits for the headers of the answer. Redirects are not followed.
 

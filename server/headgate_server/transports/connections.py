@@ -22,6 +22,11 @@ class Slots:
         self._limit = limit
         self._taken: set[object] = set()
 
+    @property
+    def connections(self) -> tuple[int, int]:
+        """How many are in use, and how many can be."""
+        return len(self._taken), self._limit
+
     def take(self, holder: object) -> None:
         """Counts a connection as the holder's.
 

@@ -65,6 +65,10 @@ class Httpx2Transport:
             proxy=httpx2.Proxy(proxy) if proxy else None,
         )
 
+    @property
+    def connections(self) -> tuple[int, int]:
+        return self._slots.connections
+
     async def send(self, request: HttpRequest) -> HttpResponse:
         began = time.monotonic()
         while True:

@@ -33,6 +33,10 @@ class MockTransport:
         """Calls that hold their connection."""
         return self.opened - self.closed
 
+    @property
+    def connections(self) -> tuple[int, int]:
+        return self.active, 0
+
     async def send(self, request: HttpRequest) -> HttpResponse:
         if request.method == "GET":
             return self._check()

@@ -1,0 +1,1 @@
+"""The HTTP listener for operators. It shares nothing with the gRPC listener but the event loop."""

@@ -1,0 +1,87 @@
+"""What is read off the running server when Prometheus asks, and costs calls nothing."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from headgate import v1 as pb
+from headgate.v1 import inference_service_pb2
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from headgate_server.call import CallRegistry
+from headgate_server.resilience.breaker import Circuit
+from headgate_server.telemetry import names
+from headgate_server.telemetry.names import Name
+
+if TYPE_CHECKING:
+    from headgate_server.runtime import Runtime
+
+Values = dict[tuple[str, ...], float]
+SERVICE = inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"]
+METHODS = [method.name for method in SERVICE.methods]
+CIRCUITS = {Circuit.CLOSED: 0, Circuit.HALF_OPEN: 1, Circuit.OPEN: 2}
+
+
+class RunningServer(Collector):
+    """Calls in flight, and the targets and providers of the configuration that is served. `now` is monotonic time."""
+
+    def __init__(self, calls: CallRegistry, runtime: Callable[[], Runtime], now: Callable[[], float]) -> None:
+        self._calls = calls
+        self._runtime = runtime
+        self._now = now
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: the registry would have to collect to know."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        runtime = self._runtime()
+        in_flight = self._calls.by_method()
+        yield _family(names.CALLS_IN_FLIGHT, {(method,): in_flight[method] for method in METHODS})
+        yield from self._targets(runtime)
+        yield from _providers(runtime)
+
+    def _targets(self, runtime: Runtime) -> Iterator[Metric]:
+        circuits: Values = defaultdict(float)
+        cooldowns: Values = defaultdict(float)
+        in_flight: Counter[tuple[str, ...]] = Counter()
+        queued: Counter[tuple[str, ...]] = Counter()
+        now = self._now()
+        for name, served in runtime.providers.items():
+            for model, state in served.states.items():
+                labels = (name, runtime.model_label(name, model))
+                circuits[labels] = max(circuits[labels], CIRCUITS[state.breaker.circuit])
+                cooldowns[labels] = max(cooldowns[labels], state.cool_in(now))
+                in_flight[labels] += state.in_flight
+                queued[labels] += state.places.waiting
+        yield _family(names.CIRCUIT, circuits)
+        yield _family(names.COOLDOWN, cooldowns)
+        yield _family(names.TARGET_IN_FLIGHT, in_flight)
+        yield _family(names.TARGET_QUEUE, queued)
+
+
+def _providers(runtime: Runtime) -> Iterator[Metric]:
+    reachable: Values = {}
+    success: Values = {}
+    used: Values = {}
+    limits: Values = {}
+    for name, served in runtime.providers.items():
+        reachable[(name,)] = 0.0 if served.states.record.unreachable else 1.0
+        health = served.states.record.health()
+        if health.state != pb.SERVING_STATE_UNSPECIFIED:
+            success[(name,)] = health.success_rate
+        used[(name,)], limits[(name,)] = map(float, served.endpoint.transport.connections)
+    yield _family(names.REACHABLE, reachable)
+    yield _family(names.SUCCESS_RATE, success)
+    yield _family(names.CONNECTIONS, used)
+    yield _family(names.CONNECTIONS_LIMIT, limits)
+
+
+def _family(name: Name, values: Mapping[tuple[str, ...], float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name.name, name.help, labels=name.labels)
+    for labels, value in values.items():
+        family.add_metric(labels, value)
+    return family

@@ -1,0 +1,297 @@
+"""The admin listener: metrics that add up, health, the status data, /debug only where it is wanted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from typing import Any
+
+import aiohttp
+import grpc
+import pytest
+from headgate import v1 as pb
+from prometheus_client.parser import text_string_to_metric_families
+
+from headgate_server.telemetry import names
+from headgate_server.telemetry.names import Name
+from tests.conftest import Serve
+from tests.headgate_process import Headgate, ask, configured, failing
+from tests.tools import headgate_serve
+from tests.vendor import Exchange, Vendor, answers_text, sse, text_chunk
+
+DEMO = {
+    "demo": {
+        "adapter": "mock",
+        "models": ["echo", "lorem"],
+        "catalog": {"echo": {"prices": {"input": "3", "output": "15"}}},
+    }
+}
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+async def get(headgate: Headgate, path: str, **headers: str) -> tuple[int, str, dict[str, str]]:
+    """Status, body and headers of an admin path."""
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"http://{headgate.application.admin_address}{path}", headers=headers) as answer:
+            return answer.status, await answer.text(), {name.lower(): value for name, value in answer.headers.items()}
+
+
+async def scrape(headgate: Headgate) -> Samples:
+    """Every sample by name and labels."""
+    _, text, _ = await get(headgate, "/metrics")
+    families = text_string_to_metric_families(text)
+    return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
+
+
+def total(samples: Samples, name: str, **labels: str) -> float:
+    """The sum of all samples of that name with these labels."""
+    return sum(
+        value for (sample, own), value in samples.items() if sample == name and labels.items() <= dict(own).items()
+    )
+
+
+async def test_calls_attempts_tokens_and_cost_add_up(serve: Serve) -> None:
+    """Three answers and one failure: each counted once, with its method, code, model and reason."""
+    async with serve(providers=DEMO) as headgate:
+        for _ in range(2):
+            await headgate.stub.Generate(ask("demo/echo", "one two three"), timeout=10)
+        events = [event async for event in headgate.stub.StreamGenerate(ask("demo/echo", "one two"), timeout=10)]
+        await failing(headgate.stub.Generate(ask("demo/nowhere"), timeout=10))
+        await failing(headgate.stub.Generate(ask("nope"), timeout=10))
+        samples = await scrape(headgate)
+    duration = "rpc_server_call_duration_seconds_count"
+    assert total(samples, duration, rpc_method="Generate", rpc_response_status_code="OK") == 2
+    assert total(samples, duration, rpc_method="StreamGenerate", rpc_response_status_code="OK") == 1
+    assert total(samples, "headgate_call_errors_total", reason="MODEL_NOT_FOUND") == 1
+    assert total(samples, "headgate_attempts_total", outcome="ok", provider="demo", model="echo", cause="first") == 3
+    assert total(samples, "headgate_attempts_total", outcome="failed", model="other") == 1
+    assert total(samples, "headgate_call_overhead_seconds_count") == 4
+    assert total(samples, "gen_ai_client_operation_time_to_first_chunk_seconds_count") == 1
+    usage = events[-1].generation_end.usage
+    tokens = total(samples, "gen_ai_client_token_usage_sum", gen_ai_token_type="output", gen_ai_request_model="echo")
+    assert tokens == 2 * 3 + usage.output_tokens
+    cost = total(samples, "headgate_cost_total", currency="USD", model="echo")
+    assert cost == pytest.approx(
+        (
+            total(samples, "gen_ai_client_token_usage_sum", gen_ai_token_type="input", gen_ai_request_model="echo") * 3
+            + tokens * 15
+        )
+        / 1e6
+    )
+
+
+async def test_overhead_is_what_the_vendor_did_not_take(serve: Serve) -> None:
+    """A vendor that takes 300 ms leaves the gateway's own time far below that."""
+
+    async def slow(exchange: Exchange) -> None:
+        await asyncio.sleep(0.3)
+        await answers_text(exchange)
+
+    async with Vendor(slow) as vendor:
+        async with serve(providers={"v": {"adapter": "openai", "base_url": vendor.base_url}}) as headgate:
+            await headgate.stub.Generate(ask("v/m"), timeout=10)
+            samples = await scrape(headgate)
+    assert total(samples, "rpc_server_call_duration_seconds_sum") >= 0.3
+    assert total(samples, "headgate_call_overhead_seconds_sum") < 0.2
+
+
+async def test_retries_fallbacks_and_hedges_are_told_apart(serve: Serve) -> None:
+    """The cause of an attempt is a label."""
+    broken = {"adapter": "mock", "models": ["echo"], "mock": {"failures": [{"status": 500, "times": 2}]}}
+    slow = {"adapter": "mock", "models": ["echo"], "mock": {"delay": 0.3}}
+    good = {"adapter": "mock", "models": ["echo"]}
+    targets = {name: {"provider": name, "model": "echo"} for name in ("broken", "slow", "good")}
+    models = {
+        "again": {"targets": [targets["broken"]]},
+        "hedged": {"targets": [targets["slow"], targets["good"]], "hedge_delay": 0.02},
+        "moving": {"targets": [targets["broken"], targets["good"]]},
+    }
+    routing = {"retry": {"base_delay": 0.01}}
+    providers = {"broken": broken, "slow": slow, "good": good}
+    async with serve(providers=providers, models=models, routing=routing) as headgate:
+        for model in ("moving", "again", "hedged"):
+            await headgate.stub.Generate(ask(model), timeout=10)
+        samples = await scrape(headgate)
+    assert total(samples, "headgate_attempts_total", cause="fallback", provider="good", outcome="ok") == 1
+    assert total(samples, "headgate_attempts_total", cause="retry", provider="broken", outcome="ok") == 1
+    assert total(samples, "headgate_attempts_total", cause="hedge", provider="good", outcome="ok") == 1
+    assert total(samples, "headgate_attempts_total", provider="slow", outcome="superseded") == 1
+
+
+async def test_gauges_show_what_is_in_flight_and_which_circuit_is_open(serve: Serve) -> None:
+    """In flight by method, target and connection; the circuit of a failing target."""
+
+    async def stops(exchange: Exchange) -> None:
+        if exchange.json["model"] == "bad":
+            await exchange.answer(500, {})
+            return
+        await exchange.begin()
+        await exchange.chunk(sse(text_chunk("Hello")))
+        await exchange.caller_closed.wait()
+
+    async with Vendor(stops) as vendor:
+        provider: dict[str, Any] = {"adapter": "openai", "base_url": vendor.base_url, "models": ["m", "bad"]}
+        provider["breaker"] = {"consecutive_failures": 1, "open_for": 60}
+        async with serve(providers={"v": provider}) as headgate:
+            call = headgate.stub.StreamGenerate(ask("v/m"), timeout=10)
+            await call.read()
+            await failing(headgate.stub.Generate(ask("v/bad"), timeout=10))
+            samples = await scrape(headgate)
+            call.cancel()
+            assert await headgate.idle()
+            after = await scrape(headgate)
+    assert total(samples, "headgate_calls_in_flight", rpc_method="StreamGenerate") == 1
+    assert total(samples, "headgate_target_in_flight", provider="v", model="m") == 1
+    assert total(samples, "headgate_connections_in_use", provider="v") == 1
+    assert total(samples, "headgate_circuit_state", provider="v", model="bad") == 2
+    assert total(samples, "headgate_circuit_state", provider="v", model="m") == 0
+    for name in ("headgate_calls_in_flight", "headgate_target_in_flight", "headgate_connections_in_use"):
+        assert total(after, name) == 0
+
+
+@pytest.mark.timeout(300)
+async def test_callers_cannot_make_series(serve: Serve) -> None:
+    """Ten thousand models, and as many labels, add no series beyond those of one."""
+    async with serve(providers=DEMO, server={"max_concurrent_calls": 0}) as headgate:
+        await failing(headgate.stub.Generate(ask("demo/first"), timeout=60))
+        await failing(headgate.stub.Generate(ask("first"), timeout=60))
+        before = set(await scrape(headgate))
+        places = asyncio.Semaphore(64)
+
+        async def odd(number: int) -> None:
+            async with places:
+                model = f"demo/model-{number}" if number % 2 else f"alias-{number}"
+                await failing(headgate.stub.Generate(ask(model, labels={f"label-{number}": "x"}), timeout=60))
+
+        await asyncio.gather(*(odd(number) for number in range(10_000)))
+        samples = await scrape(headgate)
+    assert set(samples) == before
+    assert total(samples, "headgate_attempts_total", model="other") == 5001
+
+
+async def test_every_metric_that_is_named_is_served(serve: Serve) -> None:
+    """names.py is the list: nothing else has our prefixes, and all of it is there after some traffic."""
+    async with serve(providers=DEMO) as headgate:
+        await headgate.stub.Generate(ask("demo/echo", "one two"), timeout=10)
+        [event async for event in headgate.stub.StreamGenerate(ask("demo/echo", "one two three"), timeout=10)]
+        await failing(headgate.stub.Generate(ask("nope"), timeout=10))
+        await headgate.application.reload(configured(providers=DEMO))
+        _, text, _ = await get(headgate, "/metrics")
+    served = {family.name for family in text_string_to_metric_families(text) if family.samples}
+    expected = {name.name for name in vars(names).values() if isinstance(name, Name)}
+    ours = {name for name in served if re.match(r"(headgate|gen_ai|rpc)_", name) and not name.endswith("_created")}
+    assert ours == expected
+
+
+async def test_openmetrics_is_served_to_who_asks_for_it(demo: Headgate) -> None:
+    """Exemplars need it."""
+    _, text, headers = await get(demo, "/metrics", accept="application/openmetrics-text; version=1.0.0")
+    assert headers["content-type"].startswith("application/openmetrics-text")
+    assert text.endswith("# EOF\n")
+
+
+async def test_readiness_follows_the_drain_and_health_does_not(serve: Serve) -> None:
+    """/readyz turns at once, /healthz stays, metrics go on until the end."""
+    async with serve(providers=DEMO) as headgate:
+        assert (await get(headgate, "/readyz"))[:2] == (200, "ready\n")
+        hurry = asyncio.Event()
+        draining = asyncio.create_task(headgate.application.stop(delay=30, grace=30, hurry=hurry))
+        async with asyncio.timeout(5):
+            while (await get(headgate, "/readyz"))[0] != 503:
+                await asyncio.sleep(0.01)
+        assert (await get(headgate, "/healthz"))[:2] == (200, "ok\n")
+        assert total(await scrape(headgate), "headgate_draining") == 1
+        hurry.set()
+        await draining
+
+
+async def test_the_status_data_is_what_the_page_needs(serve: Serve) -> None:
+    """Providers with state and averages, cost by model, the last errors without a word of prompt or vendor."""
+    async with serve(providers=DEMO, models={"fast": {"targets": [{"provider": "demo", "model": "echo"}]}}) as headgate:
+        await headgate.stub.Generate(ask("fast", "canary-prompt"), timeout=10)
+        await failing(headgate.stub.Generate(ask("nope", "canary-prompt"), timeout=10))
+        _, text, _ = await get(headgate, "/status.json")
+    seen: dict[str, Any] = json.loads(text)
+    (provider,) = seen["providers"]
+    assert (provider["name"], provider["state"], provider["circuit"]) == ("demo", "serving", "closed")
+    assert (provider["success_rate"], provider["total_calls"]) == (1.0, 1)
+    (model,) = seen["models"]
+    assert (model["model"], model["calls"], model["currency"]) == ("echo", 1, "USD")
+    assert model["cost_nanos"] > 0
+    (failure,) = seen["failures"]
+    assert (failure["reason"], failure["code"], failure["model"]) == ("MODEL_NOT_FOUND", "NOT_FOUND", "nope")
+    assert "canary" not in text
+    assert len(seen["calls_per_second"]) == len(seen["errors_per_second"]) == 60
+
+
+async def test_debug_is_served_only_where_it_is_wanted_and_without_secrets(serve: Serve) -> None:
+    """Tasks, targets and the configuration, masked."""
+    secret = {
+        "v": {
+            "adapter": "openai",
+            "base_url": "http://127.0.0.1:1/v1",
+            "api_key": "sk-canary",
+            "headers": {"x-a": "canary"},
+        }
+    }
+    async with serve(providers=secret) as headgate:
+        assert (await get(headgate, "/debug/configuration"))[0] == 404
+    async with serve(providers=secret, admin={"debug": True}) as headgate:
+        await failing(headgate.stub.Generate(ask("v/m"), timeout=10))
+        shown = {name: await get(headgate, f"/debug/{name}") for name in ("tasks", "targets", "configuration")}
+    assert all(status == 200 for status, _, _ in shown.values())
+    assert json.loads(shown["tasks"][1])["count"] > 1
+    assert json.loads(shown["targets"][1])["v"][0]["model"] == "m"
+    assert json.loads(shown["configuration"][1])["providers"]["v"]["base_url"] == "http://127.0.0.1:1/v1"
+    assert "canary" not in "".join(text for _, text, _ in shown.values())
+
+
+async def test_the_listener_reads_nothing_from_callers(demo: Headgate) -> None:
+    """Other methods and paths are refused; every answer forbids framing, sniffing and foreign scripts."""
+    async with aiohttp.ClientSession() as session:
+        async with session.post(f"http://{demo.application.admin_address}/metrics", data=b"x") as answer:
+            assert answer.status == 405
+    assert (await get(demo, "/nope"))[0] == 404
+    for path in ("/", "/status.json", "/nope"):
+        _, _, headers = await get(demo, path)
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert "unsafe-inline" not in headers["content-security-policy"]
+
+
+async def test_an_admin_port_that_is_taken_stops_the_start(serve: Serve) -> None:
+    """With a line that names it; nothing is served half."""
+    async with serve(providers=DEMO) as headgate:
+        address = headgate.application.admin_address
+        with pytest.raises(OSError, match=rf"cannot listen on {address} \(admin\)"):
+            async with serve(providers=DEMO, admin={"listen": address}):
+                pass
+
+
+async def test_it_can_be_switched_off(serve: Serve) -> None:
+    """Then nothing listens."""
+    async with serve(providers=DEMO, admin={"enabled": False}) as headgate:
+        assert headgate.application.admin_address == ""
+        assert (await headgate.stub.Generate(ask("demo/echo"), timeout=10)).candidates
+
+
+async def test_the_command_tells_where_it_is() -> None:
+    """`headgate serve` prints the address, and HEADGATE_ADMIN_PORT moves it."""
+    async with headgate_serve() as headgate:
+        (line,) = [line for line in headgate.welcome if "Status page" in line]
+        address = re.findall(r"http://(127\.0\.0\.1:\d+)/", line)[0]
+        async with aiohttp.ClientSession() as session, session.get(f"http://{address}/readyz") as answer:
+            assert answer.status == 200
+        async with grpc.aio.insecure_channel(headgate.address) as channel:
+            await pb.InferenceServiceStub(channel).Generate(ask("echo"), timeout=10)
+
+
+async def test_a_refused_configuration_is_counted(serve: Serve) -> None:
+    """An alert can tell that a reload failed."""
+    async with serve(providers=DEMO) as headgate:
+        headgate.application.reload_refused()
+        await headgate.application.reload(configured(providers=DEMO))
+        samples = await scrape(headgate)
+    assert total(samples, "headgate_config_reloads_total", result="refused") == 1
+    assert total(samples, "headgate_config_reloads_total", result="applied") == 1
