@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -33,12 +34,18 @@ class Finished:
 def tool(name: str) -> str:
     """The path of a tool; skips where it is missing, fails where CI=true."""
     path = TOOLS / name
-    if not path.exists():
-        reason = f"{name} is missing: run `make tools`, which needs Go"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return str(path)
+    return str(path) if path.exists() else _missing(f"{name} is missing: run `make tools`, which needs Go")
+
+
+def program(name: str, package: str) -> str:
+    """The path of a program of one of Debian's packages; skips where it is missing, fails where CI=true."""
+    return shutil.which(name) or _missing(f"{name} is missing: install Debian's package {package}")
+
+
+def _missing(reason: str) -> NoReturn:
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 async def run(*command: str, stdin: str = "", env: Mapping[str, str] | None = None) -> Finished:
