@@ -1,0 +1,72 @@
+"""The terms of counting: a limit, what is taken from it, and how it then stands. Times are integer microseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import gcd
+from typing import Literal, NamedTuple
+
+Unit = Literal["requests", "input_tokens", "output_tokens", "total_tokens", "concurrency"]
+Algorithm = Literal["token_bucket", "sliding_window", "concurrency"]
+
+SLOTS = 60
+MICROS = 1_000_000
+NEVER = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """At most `amount` of a unit in `window`; a token bucket holds `burst`, a concurrency limit knows no window.
+
+    `scale` and `gain` are what the algorithm counts with. A token bucket counts in parts, `scale` of them to a unit,
+    and wins back `gain` of them each microsecond, so that all of it is whole numbers. A sliding window is cut into
+    `scale` slots of `gain` microseconds.
+    """
+
+    unit: str
+    algorithm: Algorithm
+    amount: int
+    window: int
+    capacity: int
+    scale: int
+    gain: int
+
+
+def limit(unit: str, algorithm: Algorithm, amount: int, window: float = 0, burst: int | None = None) -> Limit:
+    """The limit of this algorithm; `window` is in seconds, `burst` by default `amount`."""
+    micros = round(window * MICROS)
+    match algorithm:
+        case "token_bucket":
+            common = gcd(amount, micros)
+            return Limit(unit, algorithm, amount, micros, burst or amount, micros // common, amount // common)
+        case "sliding_window":
+            return Limit(unit, algorithm, amount, micros, amount, SLOTS, -(-micros // SLOTS))
+        case "concurrency":
+            return Limit(unit, algorithm, amount, 0, amount, 1, 0)
+
+
+class Take(NamedTuple):
+    """So much of the limit whose counter has this key."""
+
+    key: str
+    limit: Limit
+    amount: int
+
+
+class Standing(NamedTuple):
+    """How a counter stands: `used` of its capacity, `reset` until all of it is there again.
+
+    `wait` is the time until what was asked for fits: 0 if it does, NEVER if it is more than the capacity.
+    """
+
+    used: int
+    reset: int
+    wait: int
+
+
+class Verdict(NamedTuple):
+    """All was taken or nothing, and how each counter stands after that."""
+
+    granted: bool
+    standings: Sequence[Standing]

@@ -1,0 +1,218 @@
+"""One connection to Redis. Operations that come together travel in one command, and answers are waited for in order."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from headgate_server.limits.quota import Standing, Take, Verdict
+
+if TYPE_CHECKING:
+    from redis.asyncio.connection import AbstractConnection
+
+CONNECT_SECONDS = 1.0
+SETTLE_DELAY = 0.005
+MOST_OPERATIONS = 100
+GRACE_TURNS = 2
+CLOCK_OF_REDIS = 0
+
+SCRIPT = (files("headgate_server.limits") / "counting.lua").read_bytes()
+SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest().encode()
+
+Operation = tuple[Any, ...]
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[list[int]]).decode
+
+
+class StoreUnavailable(Exception):
+    """Redis did not answer, or not in time, or with an error."""
+
+
+@dataclass(slots=True)
+class Command:
+    """What was sent at once, when (on the loop's clock), and who waits for which answer."""
+
+    operations: list[Operation]
+    answers: list[asyncio.Future[list[int]]]
+    sent: float
+    overdue: asyncio.TimerHandle | None = None
+
+
+class Wire:
+    """Open from its making until it breaks, and then never again."""
+
+    def __init__(self, connection: AbstractConnection, prefix: str, holder: str, lease: int, budget: float) -> None:
+        self._connection = connection
+        self._prefix = prefix.encode()
+        self._holder = holder
+        self._lease = lease
+        self._budget = budget
+        self._loop = asyncio.get_running_loop()
+        self._waiting: list[tuple[Operation, asyncio.Future[list[int]], bool]] = []
+        self._wake = asyncio.Event()
+        self._gathering: asyncio.TimerHandle | None = None
+        self._sent: deque[Command] = deque()
+        self.is_open = True
+        self._tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._read())]
+
+    def reserve(self, name: str, takes: Sequence[Take]) -> asyncio.Future[list[int]]:
+        """Sends a reservation; the answer is for `verdict`, and must come within the budget."""
+        return self._submit(("reserve", name, packed(takes)), urgent=True)
+
+    def renew(self) -> asyncio.Future[list[int]]:
+        """Says that the holder is alive; that must be answered within the budget, too."""
+        return self._submit(("renew",), urgent=True)
+
+    def send(self, operation: Operation) -> asyncio.Future[list[int]]:
+        """Sends what nobody waits for: with the next reservation, or in a moment."""
+        return self._submit(operation, urgent=False)
+
+    def stalled(self, seconds: float) -> bool:
+        """The oldest command has waited for its answer for so long."""
+        return bool(self._sent) and self._loop.time() - self._sent[0].sent > seconds
+
+    async def close(self) -> None:
+        """Gives up what is in flight."""
+        self._give_up("the connection was closed")
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._connection.disconnect(nowait=True)
+
+    def _submit(self, operation: Operation, *, urgent: bool) -> asyncio.Future[list[int]]:
+        answer = self._loop.create_future()
+        if not self.is_open:
+            answer.set_exception(StoreUnavailable("there is no connection"))
+            return answer
+        self._waiting.append((operation, answer, urgent))
+        if urgent:
+            self._wake.set()
+        elif self._gathering is None:
+            self._gathering = self._loop.call_later(SETTLE_DELAY, self._wake.set)
+        return answer
+
+    async def _write(self) -> None:
+        from redis.exceptions import RedisError
+
+        try:
+            while await self._wake.wait():
+                self._wake.clear()
+                if self._gathering:
+                    self._gathering.cancel()
+                    self._gathering = None
+                while waiting := self._waiting[:MOST_OPERATIONS]:
+                    del self._waiting[:MOST_OPERATIONS]
+                    await self._send(waiting)
+        except (RedisError, OSError) as error:
+            self._give_up(str(error))
+
+    async def _send(self, waiting: list[tuple[Operation, asyncio.Future[list[int]], bool]]) -> None:
+        command = Command([each[0] for each in waiting], [each[1] for each in waiting], self._loop.time())
+        urgent = [answer for _, answer, is_urgent in waiting if is_urgent]
+        if urgent:
+            command.overdue = self._loop.call_later(self._budget, self._overdue, urgent, GRACE_TURNS)
+        self._sent.append(command)
+        await self._execute(b"EVALSHA", SHA, command.operations)
+
+    async def _execute(self, verb: bytes, script: bytes, operations: list[Operation]) -> None:
+        payload = _encode((CLOCK_OF_REDIS, self._holder, self._lease, operations))
+        command = _packed_command(verb, script, b"1", self._prefix, payload)
+        await self._connection.send_packed_command(command, check_health=False)
+
+    def _overdue(self, answers: list[asyncio.Future[list[int]]], grace: int) -> None:
+        """Nobody waits longer, unless the answer has come already and this loop was too busy to read it."""
+        if grace:
+            self._loop.call_soon(self._overdue, answers, grace - 1)
+            return
+        for answer in answers:
+            if not answer.done():
+                answer.set_exception(StoreUnavailable("no answer in time"))
+
+    async def _read(self) -> None:
+        from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+        try:
+            while True:
+                try:
+                    results = _decode(await self._connection.read_response(disconnect_on_error=False))
+                except NoScriptError:
+                    command = self._sent.popleft()
+                    self._sent.append(command)
+                    await self._execute(b"EVAL", SCRIPT, command.operations)
+                except ResponseError as error:
+                    _fail(self._next(), str(error))
+                else:
+                    for answer, result in zip(self._next().answers, results, strict=True):
+                        if not answer.done():
+                            answer.set_result(result)
+        except (RedisError, OSError) as error:
+            self._give_up(str(error))
+
+    def _next(self) -> Command:
+        command = self._sent.popleft()
+        if command.overdue:
+            command.overdue.cancel()
+        return command
+
+    def _give_up(self, reason: str) -> None:
+        self.is_open = False
+        while self._sent:
+            _fail(self._next(), reason)
+        _fail(Command([], [answer for _, answer, _ in self._waiting], 0), reason)
+        self._waiting.clear()
+
+
+async def connect(url: str, prefix: str, holder: str, lease: int, budget: float) -> Wire:
+    """A connection with the script at hand; `lease` is in microseconds, `budget` in seconds.
+
+    Raises:
+        StoreUnavailable: there is no Redis at `url`, or it does not let us in.
+    """
+    from redis.asyncio.connection import ConnectionPool
+    from redis.exceptions import RedisError
+
+    pool = ConnectionPool.from_url(url, protocol=2, socket_timeout=None, socket_connect_timeout=CONNECT_SECONDS)
+    connection = pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            await connection.connect()
+            await connection.send_command("SCRIPT", "LOAD", SCRIPT, check_health=False)
+            await connection.read_response()
+    except (RedisError, OSError, TimeoutError) as error:
+        await connection.disconnect(nowait=True)
+        raise StoreUnavailable(str(error) or "no answer in time") from error
+    return Wire(connection, prefix, holder, lease, budget)
+
+
+def packed(takes: Sequence[Take], amounts: Sequence[int] | None = None) -> list[tuple[str, str, int, int, int, int]]:
+    """Takes as the script reads them, with other amounts if these are given."""
+    return [
+        (key, limit.algorithm, limit.capacity, limit.scale, limit.gain, taken if amounts is None else amounts[n])
+        for n, (key, limit, taken) in enumerate(takes)
+    ]
+
+
+def verdict(result: list[int]) -> Verdict:
+    """The script's answer to a reservation."""
+    granted, *numbers = result
+    standings = [Standing(*numbers[start : start + 3]) for start in range(0, len(numbers), 3)]
+    return Verdict(bool(granted), standings)
+
+
+def _packed_command(*words: bytes) -> bytes:
+    """A command as Redis reads it; redis-py does the same in thrice the time."""
+    return b"*%d\r\n%b" % (len(words), b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words))
+
+
+def _fail(command: Command, reason: str) -> None:
+    for answer in command.answers:
+        if not answer.done():
+            answer.set_exception(StoreUnavailable(reason))
