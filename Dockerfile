@@ -8,7 +8,7 @@ COPY server server
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels ./clients/python .
 RUN python -m venv /opt/headgate \
     && /opt/headgate/bin/pip install --no-cache-dir \
-        /wheels/headgate-*.whl "$(echo /wheels/headgate_server-*.whl)[uvloop]"
+        /wheels/headgate-*.whl "$(echo /wheels/headgate_server-*.whl)[redis,uvloop]"
 
 FROM python:${PYTHON}-slim
 RUN apt-get update \

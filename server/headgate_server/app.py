@@ -30,6 +30,7 @@ from headgate_server.config.tree import Server as ServerConfig
 from headgate_server.interceptors.access_log import access_log
 from headgate_server.interceptors.admission import admission
 from headgate_server.interceptors.chain import Chain
+from headgate_server.interceptors.limits import limits
 from headgate_server.interceptors.metrics import metrics
 from headgate_server.interceptors.status import status
 from headgate_server.reload import Reloader
@@ -78,6 +79,7 @@ class Application:
                         access_log,
                         admission(self._calls),
                     ],
+                    after_parse=[limits],
                 )
             ],
             options=_channel_options(config.server),

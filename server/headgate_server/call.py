@@ -21,6 +21,7 @@ from headgate_server.principal import ANONYMOUS, Principal
 if TYPE_CHECKING:
     import grpc.aio
 
+    from headgate_server.limits.call import CallLimits
     from headgate_server.runtime import Runtime
 
 REQUEST_ID = "x-request-id"
@@ -69,6 +70,9 @@ class Call:
         """What a routing rule put in the place of the model that was asked for."""
         self.arm = ""
         """Name of the target that was chosen, where the alias names its targets."""
+        self.limits: CallLimits | None = None
+        self.trailer: list[tuple[str, str]] = []
+        """What travels in trailing metadata, whatever the outcome."""
         self.task = asyncio.current_task()
         self.exemplar: dict[str, str] | None = None
         """Labels by which metrics lead to the call's trace, if it is kept."""

@@ -5,6 +5,10 @@
     │   └── UnsupportedParameter       INVALID_ARGUMENT     UNSUPPORTED_PARAMETER
     ├── ModelNotFound                  NOT_FOUND            MODEL_NOT_FOUND
     ├── NoEligibleProvider             FAILED_PRECONDITION  NO_ELIGIBLE_PROVIDER
+    ├── RateLimited                    RESOURCE_EXHAUSTED   RATE_LIMITED
+    │   ├── LargerThanLimit            RESOURCE_EXHAUSTED   RATE_LIMITED
+    │   └── ProviderLimitReached       RESOURCE_EXHAUSTED   RATE_LIMITED
+    │       └── LargerThanProviderLimit RESOURCE_EXHAUSTED  RATE_LIMITED
     ├── GatewayOverloaded              UNAVAILABLE          GATEWAY_OVERLOADED
     ├── GatewayDraining                UNAVAILABLE          GATEWAY_DRAINING
     ├── DeadlineExceeded               DEADLINE_EXCEEDED    DEADLINE
@@ -28,8 +32,8 @@
         ├── ProviderResourceNotFound   NOT_FOUND            PROVIDER_RESOURCE_NOT_FOUND
         └── OpaqueStateRejected        FAILED_PRECONDITION  OPAQUE_STATE_REJECTED
 
-The text of an error is ours and public; what the vendor said stays in `vendor_detail`, for the log alone. Identity,
-limits and budgets add their own leaves beside these.
+The text of an error is ours and public; what the vendor said stays in `vendor_detail`, for the log alone. Identity
+and budgets add their own leaves beside these.
 """
 
 from __future__ import annotations
@@ -60,6 +64,18 @@ class Resource:
     name: str
 
 
+@dataclass(frozen=True, slots=True)
+class ReachedLimit:
+    """A limit that has no room: what it counts, for whom, such as `tenant:acme model:fast`, and in words."""
+
+    unit: str
+    subject: str
+    description: str
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.description}"
+
+
 class GatewayError(Exception):
     """A failure with a place in the contract's error table.
 
@@ -79,6 +95,7 @@ class GatewayError(Exception):
         *,
         violations: Sequence[Violation] = (),
         resource: Resource | None = None,
+        reached_limits: Sequence[ReachedLimit] = (),
         retry_after: float | None = None,
         facts: Mapping[str, str] | None = None,
         vendor_detail: str = "",
@@ -87,6 +104,7 @@ class GatewayError(Exception):
         self.message = message
         self.violations = tuple(violations)
         self.resource = resource
+        self.reached_limits = tuple(reached_limits)
         self.retry_after = retry_after
         self.facts: dict[str, str] = dict(facts or {})
         self.vendor_detail = vendor_detail
@@ -130,6 +148,32 @@ class NoEligibleProvider(GatewayError):
 
     code = StatusCode.FAILED_PRECONDITION
     reason = "NO_ELIGIBLE_PROVIDER"
+
+
+class RateLimited(GatewayError):
+    """A limit of the caller has no room for the call; `reached_limits` are all that have none."""
+
+    code = StatusCode.RESOURCE_EXHAUSTED
+    reason = "RATE_LIMITED"
+    retryable = True
+
+
+class LargerThanLimit(RateLimited):
+    """The call alone is more than a limit ever holds."""
+
+    retryable = False
+
+
+class ProviderLimitReached(RateLimited):
+    """A limit on what goes to one provider has no room; another provider may."""
+
+    other_target = True
+
+
+class LargerThanProviderLimit(ProviderLimitReached):
+    """The call alone is more than a limit on what goes to one provider ever holds."""
+
+    retryable = False
 
 
 class GatewayOverloaded(GatewayError):

@@ -20,6 +20,7 @@ from headgate_server.errors import CircuitOpen, ContentFiltered, GatewayError
 from headgate_server.generation import Generation, filtered, finish_word, new_id, only_filtered
 from headgate_server.hedging import Turn, race
 from headgate_server.knowledge import CallKnowledge
+from headgate_server.limits.call import CallLimits
 from headgate_server.prices import add_cost
 from headgate_server.providers.base import Target
 from headgate_server.queueing import take_place
@@ -182,6 +183,8 @@ class Gateway:
         self, request: Request, call: Call, kind: str, answer_from: Callable[[Turn], Coroutine[Any, Any, T]]
     ) -> T:
         """The first answer that commits, by the plan; what nobody can answer is raised."""
+        if call.limits:
+            answer_from = _limited(call.limits, answer_from)
         plan, hedge_delay = self._plan(request, call, kind)
         refused: T | None = None
         while True:
@@ -289,6 +292,18 @@ def _is_filtered(answer: object) -> bool:
 
 def _content_filter_moves_on(request: Request) -> bool:
     return pb.FALLBACK_TRIGGER_CONTENT_FILTER in request.routing.fallback_triggers
+
+
+def _limited(
+    limits: CallLimits, answer_from: Callable[[Turn], Coroutine[Any, Any, T]]
+) -> Callable[[Turn], Coroutine[Any, Any, T]]:
+    """Answers if the limits have room for one more try, and for the provider that it goes to."""
+
+    async def answer_within_limits(turn: Turn) -> T:
+        await limits.attempt(turn.option.candidate.target.provider)
+        return await answer_from(turn)
+
+    return answer_within_limits
 
 
 async def _all_or_nothing(answers: Sequence[Coroutine[None, None, T]]) -> list[T]:

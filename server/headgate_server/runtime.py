@@ -20,6 +20,7 @@ from headgate_server.config import Config, Provider, Routing, Treatment
 from headgate_server.endpoints import Endpoint, cards, endpoint, target_policy
 from headgate_server.gateway import Gateway
 from headgate_server.health_checks import HealthChecker
+from headgate_server.limits.policy import LimitPolicy
 from headgate_server.providers.base import Target
 from headgate_server.resilience.health import ProviderRecord
 from headgate_server.resilience.target import TargetPolicy, TargetStates
@@ -50,6 +51,7 @@ class Runtime:
 
     def __init__(self, config: Config, previous: Runtime | None = None) -> None:
         self.config = config
+        self.limits: LimitPolicy = LimitPolicy(config, previous.limits if previous else None)
         kept = previous.providers if previous else {}
         files = {name: _contents(provider) for name, provider in config.providers.items()}
         self.providers: dict[str, ServedProvider] = {
@@ -84,6 +86,7 @@ class Runtime:
 
     async def start(self) -> None:
         """Fetches the first tokens, though not for long: without one a provider fails, not the gateway."""
+        await self.limits.limiter.start()
         credentials = [served.endpoint.credential for served in self.providers.values()]
         for credential in filter(None, credentials):
             credential.start()
@@ -100,6 +103,8 @@ class Runtime:
         """Closes every connection that the successor did not take over."""
         await self._checker.stop()
         await self.upstream.close()
+        if successor is None or successor.limits.limiter is not self.limits.limiter:
+            await self.limits.limiter.close()
         for name, served in self.providers.items():
             if successor is None or successor.providers.get(name) is not served:
                 await served.endpoint.close()

@@ -26,6 +26,7 @@ from headgate_server.config.tree import (
     Config,
     Credential,
     EntraCredential,
+    Limits,
     OAuthCredential,
     Provider,
     RoutingRule,
@@ -142,6 +143,8 @@ def _read_secret_files(document: Document, folder: Path) -> None:
         _read_secret(document, folder, place, values, "api_key", "key")
     for place, values in _credentials_read(document):
         _read_secret(document, folder, place, values, "client_secret", "secret")
+    if isinstance(store := document.section("limits").get("store"), dict):
+        _read_secret(document, folder, ("limits", "store"), store, "url", "address")
 
 
 def _read_secret(document: Document, folder: Path, place: Key, values: dict[str, Any], name: str, noun: str) -> None:
@@ -282,7 +285,8 @@ def _names(key: Key) -> list[str]:
 
 def _check(document: Document) -> None:
     """Reports what single values do not show; whatever is already known to be wrong is not judged twice."""
-    for key, reason in (*_listener(document), *_providers(document), *_targets(document), *_rules(document)):
+    checks = (_listener, _providers, _targets, _rules, _limits)
+    for key, reason in (problem for check in checks for problem in check(document)):
         if not document.faulty(key):
             document.report(key, reason)
 
@@ -356,6 +360,15 @@ def _rules(document: Document) -> Iterator[tuple[Key, str]]:
             yield key, f"there is no provider {provider}{did_you_mean(provider, providers)}"
         elif not slash and not any(fnmatchcase(rule.model, alias) for alias in aliases):
             yield key, f"there is no alias {rule.model}{did_you_mean(rule.model, aliases)}"
+
+
+def _limits(document: Document) -> Iterator[tuple[Key, str]]:
+    limits = _sound(Limits, document.section("limits"))
+    first: dict[Any, int] = {}
+    for index, rule in enumerate(limits.rules if limits else ()):
+        counter = (rule.unit, rule.algorithm, rule.window, frozenset(rule.per), tuple(sorted(rule.only.items())))
+        if (other := first.setdefault(counter, index)) != index:
+            yield ("limits", "rules", index), f"limits the same as limits.rules[{other}]"
 
 
 def _sound(section: type[S], values: Any) -> S | None:

@@ -19,6 +19,7 @@ MIB = 1024 * KIB
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _API_VERSION = re.compile(r"[0-9a-z.-]*")
+_KEY_PREFIX = re.compile(r"[!-z]*\{[!-z]+\}[!-~]*")
 _PROVIDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -124,6 +125,23 @@ def _proxy_url(text: str) -> str:
     return text
 
 
+def _redis_url(secret: SecretStr) -> SecretStr:
+    url = urlsplit(secret.get_secret_value())
+    if url.scheme not in ("redis", "rediss", "unix") or not (url.hostname or (url.scheme == "unix" and url.path)):
+        raise ValueError("must be a redis, rediss or unix URL, such as redis://redis.example.com:6379/0")
+    return secret
+
+
+def _store_type(store: str) -> str:
+    return _installed(store) if store == "redis" else store
+
+
+def _key_prefix(text: str) -> str:
+    if not _KEY_PREFIX.fullmatch(text):
+        raise ValueError("must have a word in braces, such as {headgate}:, which keeps its keys together in a cluster")
+    return text
+
+
 def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
@@ -158,5 +176,8 @@ ApiKey = Annotated[SecretStr, AfterValidator(_api_key)]
 TokenUrl = Annotated[str, AfterValidator(_token_url)]
 ApiVersion = Annotated[str, AfterValidator(_api_version)]
 TransportName = Annotated[Literal["aiohttp", "httpx2"], AfterValidator(_installed)]
+RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
+StoreType = Annotated[Literal["memory", "redis"], AfterValidator(_store_type)]
+KeyPrefix = Annotated[str, AfterValidator(_key_prefix)]
 ProxyUrl = Annotated[str, AfterValidator(_proxy_url)]
 QuirkOverrides = Annotated[dict[str, Any], _QuirkOverrides()]

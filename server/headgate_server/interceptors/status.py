@@ -18,7 +18,7 @@ from google.rpc import error_details_pb2, status_pb2
 from headgate import v1 as pb
 
 from headgate_server.call import REQUEST_ID, Call
-from headgate_server.errors import GatewayError, GatewayOverloaded, InternalError, Violation
+from headgate_server.errors import GatewayError, GatewayOverloaded, InternalError, ReachedLimit, Violation
 
 DOMAIN = "headgate"
 MAX_MESSAGE_BYTES = 512
@@ -53,7 +53,7 @@ async def status(call: Call) -> AsyncIterator[None]:
             raise asyncio.CancelledError from None
         if isinstance(error, InternalError):
             log.error("internal_error", method=call.method, exc_info=exception)
-        rpc_status = to_status(error, call.request_id, call.attempts)
+        rpc_status = to_status(error, call.request_id, call.attempts, call.trailer)
         await _abort(call, rpc_status)
 
 
@@ -76,8 +76,10 @@ def _forget(aborting: asyncio.Future[NoReturn]) -> None:
         aborting.exception()  # abort always raises, and nobody else looks
 
 
-def to_status(error: GatewayError, request_id: str, attempts: Sequence[pb.Attempt]) -> RpcStatus:
-    """The status of an error: message of at most 512 ASCII bytes, details of at most 2 KiB."""
+def to_status(
+    error: GatewayError, request_id: str, attempts: Sequence[pb.Attempt], more: Sequence[tuple[str, str]] = ()
+) -> RpcStatus:
+    """The status of an error: message of at most 512 ASCII bytes, details of at most 2 KiB, and `more` trailers."""
     if error.code is grpc.StatusCode.OK:  # gRPC would answer nothing at all
         error = InternalError()
     message = _ascii(error.message, MAX_MESSAGE_BYTES)
@@ -85,9 +87,11 @@ def to_status(error: GatewayError, request_id: str, attempts: Sequence[pb.Attemp
     for detail in _details(error, request_id, len(attempts)):
         _add(rich, detail)
     _add_violations(rich, error.violations)
+    _add_quota_failure(rich, error.reached_limits)
     trailer: list[tuple[str, str | bytes]] = [
         (REQUEST_ID, request_id),
         ("grpc-status-details-bin", rich.SerializeToString()),
+        *more,
     ]
     pushback = _pushback(error, attempts)
     if pushback is not None:
@@ -139,6 +143,22 @@ def _add_violations(rich: status_pb2.Status, violations: Sequence[Violation]) ->
     )
     while bad_request.field_violations and not _add(rich, bad_request):
         bad_request.field_violations.pop()
+
+
+def _add_quota_failure(rich: status_pb2.Status, reached: Sequence[ReachedLimit]) -> None:
+    """As many as fit, the first first."""
+    quota_failure = error_details_pb2.QuotaFailure(
+        violations=[
+            error_details_pb2.QuotaFailure.Violation(
+                subject=_ascii(limit.subject, MAX_FACT_BYTES),
+                description=_ascii(limit.description, MAX_FACT_BYTES),
+                quota_metric=limit.unit,
+            )
+            for limit in reached[:MAX_VIOLATIONS]
+        ]
+    )
+    while quota_failure.violations and not _add(rich, quota_failure):
+        quota_failure.violations.pop()
 
 
 def _pushback(error: GatewayError, attempts: Sequence[pb.Attempt]) -> int | None:

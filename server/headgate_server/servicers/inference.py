@@ -54,8 +54,12 @@ class InferenceServicer:
         return pb.ListModelsResponse(models=page, next_page_token=_token(page[-1].name) if more else "")
 
     async def Health(self, request: pb.HealthRequest, call: Call) -> pb.HealthResponse:
+        state = self.state
+        if trouble := call.runtime.limits.limiter.trouble:
+            call.context.set_trailing_metadata((("x-ratelimit-state", trouble),))
+            state = pb.SERVING_STATE_DEGRADED if state == pb.SERVING_STATE_SERVING else state
         return pb.HealthResponse(
-            state=self.state,
+            state=state,
             version=headgate_server.__version__,
             start_time=self._start_time,
             providers=[served.states.health() for served in call.runtime.providers.values()],

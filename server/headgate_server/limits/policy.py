@@ -1,0 +1,43 @@
+"""The limits of one configuration generation: its rules and estimates, and the counters that outlive it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from headgate import v1 as pb
+
+from headgate_server.limits.call import CallLimits
+from headgate_server.limits.estimate import Estimator
+from headgate_server.limits.limiter import Limiter, LocalLimiter
+from headgate_server.limits.rules import Rules
+
+if TYPE_CHECKING:
+    from headgate_server.call import Call
+    from headgate_server.config import Config, LimitStore
+
+
+class LimitPolicy:
+    """What limits a call. The limiter of the previous generation goes on counting if its store is the same."""
+
+    def __init__(self, config: Config, previous: LimitPolicy | None = None) -> None:
+        self._store = config.limits.store
+        self._rules = Rules(config.limits.rules)
+        self._estimator = Estimator(config)
+        is_same = previous and previous._store == self._store
+        self.limiter: Limiter = previous.limiter if previous and is_same else _limiter(self._store)
+
+    def of_call(self, call: Call) -> CallLimits | None:
+        """What limits the call, if anything does."""
+        request = call.request
+        if not isinstance(request, pb.GenerateRequest | pb.EmbedRequest) or not self._rules.any_for(call.principal):
+            return None
+        estimate = self._estimator.amounts(request)
+        return CallLimits(self.limiter, self._rules, call.principal, request.model, estimate, call.attempts)
+
+
+def _limiter(store: LimitStore) -> Limiter:
+    if store.type == "memory":
+        return LocalLimiter()
+    from headgate_server.limits.shared import SharedLimiter  # an extra
+
+    return SharedLimiter(store)

@@ -1,0 +1,205 @@
+"""Counting in Redis for many servers, within a time budget, and by policy without Redis while it is not well.
+
+Whether Redis did what it did not confirm cannot be known, so everything that is sent to it may be sent again: the
+script lets nothing happen twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from itertools import count
+from typing import TYPE_CHECKING
+
+import structlog
+
+from headgate_server.errors import GatewayOverloaded
+from headgate_server.limits.limiter import HERE, Reservation, micros
+from headgate_server.limits.memory import MemoryCounters
+from headgate_server.limits.quota import MICROS, Take, Verdict
+from headgate_server.limits.wire import MOST_OPERATIONS, Operation, StoreUnavailable, Wire, connect, packed, verdict
+
+if TYPE_CHECKING:
+    from headgate_server.config.tree import LimitStore
+
+FAILURES_TO_DEGRADE = 3
+TEND_SECONDS = 0.25
+STALLED_SECONDS = 2.0
+LAST_WORDS_SECONDS = 1.0
+MOST_UNSENT = 65_536
+RETRY_AFTER_SECONDS = 1.0
+
+log = structlog.get_logger(component="limits")
+
+
+class SharedLimiter:
+    """Asks Redis; after a few answers that did not come in time it asks no more until Redis is well again."""
+
+    def __init__(self, store: LimitStore) -> None:
+        self._store = store
+        self._holder = secrets.token_hex(8)
+        self._names = count()
+        self._here = MemoryCounters()
+        self._wire: Wire | None = None
+        self._failures = 0
+        self._degraded: datetime | None = None
+        self._unsent: deque[Operation] = deque()
+        self._unconfirmed: set[asyncio.Future[list[int]]] = set()
+        self._owed: dict[str, Take] = {}
+        self._renewed = 0
+        self._tending: asyncio.Task[None] | None = None
+
+    @property
+    def trouble(self) -> str:
+        if self._degraded is None:
+            return ""
+        done = "counting locally" if self._store.on_failure == "open" else "refusing calls"
+        return f"{done} since {self._degraded:%Y-%m-%dT%H:%M:%SZ}"
+
+    async def start(self) -> None:
+        """Connects; without Redis the server starts all the same, and does what policy says."""
+        if self._tending is None:
+            await self._tend()
+            self._tending = asyncio.create_task(self._keep_tending())
+
+    async def close(self) -> None:
+        """Sends what is still to be settled, for a moment, and disconnects."""
+        if self._tending:
+            self._tending.cancel()
+            await asyncio.gather(self._tending, return_exceptions=True)
+        if self._wire and self._wire.is_open:
+            self._send_unsent()
+            if self._unconfirmed:
+                await asyncio.wait(self._unconfirmed, timeout=LAST_WORDS_SECONDS)
+        if self._wire:
+            await self._wire.close()
+
+    async def reserve(self, takes: Sequence[Take]) -> tuple[Reservation, Verdict]:
+        name = self._name()
+        asked = False
+        if self._degraded is None and self._wire:
+            asked = True
+            try:
+                decided = verdict(await self._wire.reserve(name, takes))
+            except StoreUnavailable as error:
+                self._failed(str(error))
+            except asyncio.CancelledError:
+                self._take_back(name, takes)
+                raise
+            else:
+                self._failures = 0
+                return Reservation(name, takes, shared=True), decided
+        if self._store.on_failure == "closed":
+            if asked:
+                self._take_back(name, takes)
+            raise GatewayOverloaded("limits cannot be checked at the moment", retry_after=RETRY_AFTER_SECONDS)
+        decided = self._here.reserve(micros(), HERE, name, takes)
+        if asked and not decided.granted:
+            self._take_back(name, takes)
+        return Reservation(name, takes, asked=asked), decided
+
+    def settle(self, reservation: Reservation, truth: Sequence[int]) -> None:
+        name, takes = reservation.name, reservation.takes
+        if reservation.shared:
+            self._send(("settle", name, packed(takes, truth)))
+            return
+        self._here.settle(micros(), HERE, name, truth)
+        if reservation.asked:
+            self._send(("charge", name, packed(takes, truth)))
+            return
+        for take, used in zip(takes, truth, strict=True):
+            owed = self._owed.get(take.key)
+            self._owed[take.key] = Take(take.key, take.limit, used + (owed.amount if owed else 0))
+
+    def _take_back(self, name: str, takes: Sequence[Take]) -> None:
+        """Redis may have reserved it, and nobody will use it."""
+        self._send(("charge", name, packed(takes, [0] * len(takes))))
+
+    def _send(self, operation: Operation) -> None:
+        """Sends, and keeps to send again what is not confirmed."""
+        if self._wire is None or not self._wire.is_open:
+            self._keep(operation)
+            return
+
+        def answered(answer: asyncio.Future[list[int]]) -> None:
+            self._unconfirmed.discard(answer)
+            if answer.cancelled() or answer.exception():
+                self._keep(operation)
+
+        sent = self._wire.send(operation)
+        self._unconfirmed.add(sent)
+        sent.add_done_callback(answered)
+
+    def _keep(self, operation: Operation) -> None:
+        if len(self._unsent) >= MOST_UNSENT:
+            self._unsent.popleft()  # what it reserved comes back with the lease
+            log.error("settlement_lost")
+        self._unsent.append(operation)
+
+    def _send_unsent(self) -> None:
+        """Sends what could not be settled, and what was counted here meanwhile."""
+        owed = list(self._owed.values())
+        self._owed.clear()
+        for start in range(0, len(owed), MOST_OPERATIONS):
+            self._unsent.append(("charge", self._name(), packed(owed[start : start + MOST_OPERATIONS])))
+        for _ in range(len(self._unsent)):
+            self._send(self._unsent.popleft())
+
+    def _name(self) -> str:
+        return f"{self._holder}:{next(self._names)}"
+
+    def _failed(self, reason: str) -> None:
+        self._failures += 1
+        if self._failures >= FAILURES_TO_DEGRADE or not (self._wire and self._wire.is_open):
+            self._degrade(reason)
+
+    def _degrade(self, reason: str) -> None:
+        if self._degraded is None:
+            self._degraded = datetime.now(UTC)
+            log.warning("limits_degraded", reason=reason, on_failure=self._store.on_failure)
+
+    def _recover(self) -> None:
+        self._failures = 0
+        if self._degraded:
+            seconds = (datetime.now(UTC) - self._degraded).total_seconds()
+            log.info("limits_restored", seconds=round(seconds, 3))
+        self._degraded = None
+
+    async def _keep_tending(self) -> None:
+        while True:
+            await asyncio.sleep(TEND_SECONDS)
+            try:
+                await self._tend()
+            except Exception:
+                log.exception("limits_not_tended")
+
+    async def _tend(self) -> None:
+        """Connects where there is no connection, finds out whether Redis is well, and sends what is due."""
+        if self._wire and self._wire.stalled(STALLED_SECONDS):
+            await self._wire.close()
+        try:
+            if self._wire is None or not self._wire.is_open:
+                self._wire = await self._connected()
+            if self._degraded or self._is_renewal_due():
+                await self._wire.renew()
+                self._renewed = micros()
+                self._recover()
+        except StoreUnavailable as error:
+            self._failed(str(error))
+        if self._wire and self._wire.is_open:
+            self._send_unsent()
+
+    async def _connected(self) -> Wire:
+        if self._wire:
+            await self._wire.close()
+        url = self._store.url
+        assert url is not None, "checked with the configuration"
+        self._renewed = 0
+        prefix, lease = self._store.key_prefix, round(self._store.lease * MICROS)
+        return await connect(url.get_secret_value(), prefix, self._holder, lease, self._store.timeout)
+
+    def _is_renewal_due(self) -> bool:
+        return micros() - self._renewed > self._store.lease * MICROS / 3

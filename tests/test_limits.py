@@ -1,0 +1,355 @@
+"""Limits counted in memory, through the front door: what is refused, what a caller is told, what is given back."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from headgate import v1 as pb
+
+from headgate_server.config import Config
+from tests.conftest import Serve
+from tests.headgate_process import ask, failing
+from tests.vendor import Exchange, Vendor, answers_text, completion, sse, text_chunk, usage_chunk
+
+Rule = dict[str, Any]
+MINUTE = 60
+
+
+def limits(*rules: Rule, **settings: Any) -> dict[str, Any]:
+    """A limits section of these rules."""
+    return {"rules": list(rules), **settings}
+
+
+def at(vendor: Vendor, **settings: Any) -> dict[str, Any]:
+    """A provider of OpenAI's wire at this vendor, which is asked once."""
+    return {"adapter": "openai", "base_url": vendor.base_url, **settings}
+
+
+def alias(*providers: str) -> dict[str, Any]:
+    """One alias whose targets are model `m` at each provider."""
+    return {"targets": [{"provider": provider, "model": "m"} for provider in providers]}
+
+
+def small(model: str = "v/m", most: int = 100, text: str = "Hi") -> pb.GenerateRequest:
+    """A request of a few bytes with this much output at most."""
+    return ask(model, text, config=pb.GenerationConfig(max_output_tokens=most))
+
+
+def estimate(request: pb.GenerateRequest) -> int:
+    """What is reserved for it: a token for each byte, and the output."""
+    return request.ByteSize() + request.config.max_output_tokens
+
+
+async def trailer(call: Any) -> dict[str, str]:
+    """The limits' trailing metadata of a call that must succeed."""
+    if hasattr(call, "__aiter__"):
+        async for _ in call:
+            pass
+    else:
+        await call
+    return {key: value for key, value in await call.trailing_metadata() if key.startswith("x-ratelimit-")}
+
+
+@pytest.mark.parametrize("algorithm", ["sliding_window", "token_bucket"])
+async def test_a_call_beyond_the_limit_is_refused_with_when_and_which(serve: Serve, algorithm: str) -> None:
+    """RESOURCE_EXHAUSTED with RetryInfo, QuotaFailure and pushback; the vendor hears nothing of it."""
+    rule = {"unit": "requests", "limit": 2, "window": MINUTE, "per": ["model"], "algorithm": algorithm}
+    async with Vendor(answers_text) as vendor, serve(providers={"v": at(vendor)}, limits=limits(rule)) as headgate:
+        for _ in range(2):
+            await headgate.stub.Generate(small())
+        failed = await failing(headgate.stub.Generate(small()))
+        streamed = await failing(headgate.stub.StreamGenerate(small()))
+        assert (await headgate.stub.Generate(small("v/other"))).candidates, "another model has a limit of its own"
+    assert len(vendor.exchanges) == 3
+    for each in (failed, streamed):
+        assert (each.code, each.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED")
+        (violation,) = each.details["QuotaFailure"].violations
+        assert (violation.subject, violation.quota_metric) == ("model:v/m", "requests")
+        assert "2 requests are allowed" in violation.description
+        delay = each.details["RetryInfo"].retry_delay.ToMilliseconds()
+        expected = MINUTE * 1000 if algorithm == "sliding_window" else MINUTE * 500
+        assert expected - 5000 < delay <= expected + 1000, "a slot of the window is a second"
+        assert each.trailer["grpc-retry-pushback-ms"] == str(delay)
+        assert each.trailer["x-ratelimit-remaining-requests"] == "0"
+
+
+async def test_remaining_amounts_travel_in_trailing_metadata(serve: Serve) -> None:
+    """The tightest limit of requests and of tokens, once the call is settled; unary, streamed and failed alike."""
+    rules = limits(
+        {"unit": "requests", "limit": 10, "window": MINUTE},
+        {"unit": "requests", "limit": 1000, "window": 3600},
+        {"unit": "total_tokens", "limit": 5000, "window": MINUTE},
+        {"unit": "output_tokens", "limit": 1000, "window": MINUTE},
+    )
+    async with Vendor(answers_text) as vendor, serve(providers={"v": at(vendor)}, limits=rules) as headgate:
+        unary = await trailer(headgate.stub.Generate(small()))
+        streamed = await trailer(headgate.stub.StreamGenerate(small()))
+        failed = await failing(headgate.stub.Generate(small("unknown")))
+    assert (unary["x-ratelimit-limit-requests"], unary["x-ratelimit-remaining-requests"]) == ("10", "9")
+    assert (unary["x-ratelimit-limit-tokens"], unary["x-ratelimit-remaining-tokens"]) == ("1000", "997")
+    assert MINUTE < float(unary["x-ratelimit-reset-requests"]) + 1 <= MINUTE + 2
+    assert streamed["x-ratelimit-remaining-requests"] == "8"
+    assert failed.reason == "MODEL_NOT_FOUND"
+    assert failed.trailer["x-ratelimit-remaining-requests"] == "8", "what never reached a vendor is given back"
+
+
+async def test_what_was_not_used_is_given_back(serve: Serve) -> None:
+    """The estimate is reserved, and the vendor's own count is what remains of it."""
+    request = small(most=600)
+    rule = {"unit": "total_tokens", "limit": 1000, "window": MINUTE}
+    async with Vendor(answers_text) as vendor, serve(providers={"v": at(vendor)}, limits=limits(rule)) as headgate:
+        remaining = [
+            int((await trailer(headgate.stub.StreamGenerate(request)))["x-ratelimit-remaining-tokens"])
+            for _ in range(5)
+        ]
+    assert remaining == [1000 - 8 * call for call in range(1, 6)]
+
+
+async def test_a_call_larger_than_the_limit_is_refused_for_good(serve: Serve) -> None:
+    """Nobody should try again what can never fit: no RetryInfo, pushback -1, and the text says why."""
+    rule = {"unit": "total_tokens", "limit": 500, "window": MINUTE}
+    async with Vendor(answers_text) as vendor, serve(providers={"v": at(vendor)}, limits=limits(rule)) as headgate:
+        request = small(most=500)
+        failed = await failing(headgate.stub.Generate(request))
+    assert failed.reason == "RATE_LIMITED"
+    assert "RetryInfo" not in failed.details
+    assert failed.trailer["grpc-retry-pushback-ms"] == "-1"
+    assert f"500 total tokens are allowed in 60 s, and the call may take {estimate(request)}" in failed.message
+    assert vendor.exchanges == []
+
+
+async def test_a_refused_call_takes_nothing_from_any_limit(serve: Serve) -> None:
+    """All limits are checked before anything is taken from one; each that has no room is named."""
+    rules = limits(
+        {"unit": "requests", "limit": 100, "window": MINUTE},
+        {"unit": "requests", "limit": 1, "window": MINUTE, "per": ["model"]},
+        {"unit": "requests", "limit": 1, "window": 3600, "per": ["model"]},
+    )
+    async with Vendor(answers_text) as vendor, serve(providers={"v": at(vendor)}, limits=rules) as headgate:
+        await headgate.stub.Generate(small())
+        for _ in range(5):
+            failed = await failing(headgate.stub.Generate(small()))
+        assert [violation.subject for violation in failed.details["QuotaFailure"].violations] == ["model:v/m"] * 2
+        assert failed.details["RetryInfo"].retry_delay.seconds > 3500, "the longest wait counts"
+        other = await trailer(headgate.stub.Generate(small("v/other", most=1)))
+    assert other["x-ratelimit-remaining-requests"] == "0"
+    assert len(vendor.exchanges) == 2
+
+
+async def test_failures_give_back_what_no_vendor_used(serve: Serve) -> None:
+    """An invalid request gives back all; a vendor's error is a request, and no tokens."""
+
+    async def refuses(exchange: Exchange) -> None:
+        await exchange.answer(400, {"error": {"message": "no", "type": "invalid_request_error"}})
+
+    rules = limits(
+        {"unit": "requests", "limit": 10, "window": MINUTE},
+        {"unit": "total_tokens", "limit": 1000, "window": MINUTE},
+    )
+    async with Vendor(refuses) as vendor, serve(providers={"v": at(vendor)}, limits=rules) as headgate:
+        invalid = await failing(headgate.stub.Generate(pb.GenerateRequest(model="v/m", config=small().config)))
+        refused = await failing(headgate.stub.Generate(small()))
+    assert (invalid.reason, refused.reason) == ("INVALID_REQUEST", "PROVIDER_REJECTED_REQUEST")
+    assert invalid.trailer["x-ratelimit-remaining-requests"] == "10"
+    assert invalid.trailer["x-ratelimit-remaining-tokens"] == "1000"
+    assert refused.trailer["x-ratelimit-remaining-requests"] == "9"
+    assert refused.trailer["x-ratelimit-remaining-tokens"] == "1000"
+
+
+async def test_a_cancelled_call_counts_as_its_estimate_and_leaves_its_place(serve: Serve) -> None:
+    """A vendor that was left in the middle may have generated all of it; its place in the concurrency limit is free."""
+
+    async def stalls(exchange: Exchange) -> None:
+        await exchange.begin()
+        await exchange.chunk(sse(text_chunk("Hello")))
+        await exchange.caller_closed.wait()
+
+    rules = limits(
+        {"unit": "concurrency", "limit": 1},
+        {"unit": "total_tokens", "limit": 1000, "window": MINUTE},
+    )
+    request = small(most=300)
+    async with Vendor(stalls) as vendor, serve(providers={"v": at(vendor)}, limits=rules) as headgate:
+        call = headgate.stub.StreamGenerate(request)
+        await anext(aiter(call))
+        beside = await failing(headgate.stub.Generate(request))
+        assert beside.details["QuotaFailure"].violations[0].quota_metric == "concurrency"
+        assert beside.details["RetryInfo"].retry_delay.seconds == 1
+        call.cancel()
+        assert await headgate.idle()
+        vendor.behave = answers_text
+        after = await trailer(headgate.stub.Generate(request))
+    assert int(after["x-ratelimit-remaining-tokens"]) == 1000 - estimate(request) - 8
+
+
+async def test_what_exceeds_the_estimate_is_carried_as_debt(serve: Serve) -> None:
+    """A vendor that uses more than was asked for is not stopped; the next calls are."""
+
+    async def excessive(exchange: Exchange) -> None:
+        await exchange.answer(200, {**completion(), "usage": usage_chunk(1000, 900)["usage"]})
+
+    rule = {"unit": "total_tokens", "limit": 1000, "window": MINUTE, "algorithm": "token_bucket"}
+    async with Vendor(excessive) as vendor, serve(providers={"v": at(vendor)}, limits=limits(rule)) as headgate:
+        assert (await trailer(headgate.stub.Generate(small())))["x-ratelimit-remaining-tokens"] == "0"
+        failed = await failing(headgate.stub.Generate(small()))
+    debt = 900 + estimate(small())
+    assert failed.details["RetryInfo"].retry_delay.ToMilliseconds() == pytest.approx(debt * MINUTE, rel=0.02)
+
+
+async def test_every_attempt_that_may_have_used_something_counts(serve: Serve) -> None:
+    """A target that ran out of time counts as the estimate, beside the one that answered."""
+
+    async def silent(exchange: Exchange) -> None:
+        await exchange.caller_closed.wait()
+
+    rule = {"unit": "total_tokens", "limit": 10_000, "window": MINUTE}
+    async with Vendor(silent) as slow, Vendor(answers_text) as healthy:
+        providers = {"slow": at(slow, clocks={"total": 0.2}), "healthy": at(healthy)}
+        async with serve(
+            providers=providers, models={"fast": alias("slow", "healthy")}, limits=limits(rule)
+        ) as headgate:
+            request = small("fast", most=200)
+            told = await trailer(headgate.stub.Generate(request))
+    left = len(slow.exchanges)
+    assert left >= 1
+    assert int(told["x-ratelimit-remaining-tokens"]) == 10_000 - left * estimate(request) - 8
+
+
+async def test_another_attempt_needs_room_of_its_own(serve: Serve) -> None:
+    """When the first target may have used up what was reserved, the next is asked only if as much is there again."""
+
+    async def silent(exchange: Exchange) -> None:
+        await exchange.caller_closed.wait()
+
+    request = small("fast", most=400)
+    rule = {"unit": "total_tokens", "limit": estimate(request) + 50, "window": MINUTE}
+    async with Vendor(silent) as slow, Vendor(answers_text) as healthy:
+        providers = {"slow": at(slow, clocks={"total": 0.2}), "healthy": at(healthy)}
+        async with serve(
+            providers=providers, models={"fast": alias("slow", "healthy")}, limits=limits(rule)
+        ) as headgate:
+            failed = await failing(headgate.stub.Generate(request))
+    assert failed.reason == "RATE_LIMITED"
+    assert (len(slow.exchanges), len(healthy.exchanges)) == (1, 0)
+
+
+async def test_a_provider_at_its_limit_is_passed_over(serve: Serve) -> None:
+    """Limits per provider are asked when the target is known; the next target answers, and the last one's refusal goes
+    to the caller."""
+    rule = {"unit": "requests", "limit": 1, "window": MINUTE, "per": ["provider"]}
+    async with Vendor(answers_text) as first, Vendor(answers_text) as second:
+        async with serve(
+            providers={"a": at(first), "b": at(second)}, models={"fast": alias("a", "b")}, limits=limits(rule)
+        ) as headgate:
+            answers = [(await headgate.stub.Generate(small("fast"))).provider for _ in range(2)]
+            failed = await failing(headgate.stub.Generate(small("fast")))
+    assert answers == ["a", "b"]
+    assert failed.reason == "RATE_LIMITED"
+    assert failed.details["QuotaFailure"].violations[0].subject.startswith("provider:")
+
+
+async def test_a_provider_whose_limit_is_too_small_is_passed_over(serve: Serve) -> None:
+    """A call that is larger than one provider's limit goes to another; alone, it is refused for good."""
+    rule = {"unit": "total_tokens", "limit": 50, "window": MINUTE, "only": {"provider": ["a"]}}
+    async with Vendor(answers_text) as first, Vendor(answers_text) as second:
+        async with serve(
+            providers={"a": at(first), "b": at(second)}, models={"fast": alias("a", "b")}, limits=limits(rule)
+        ) as headgate:
+            assert (await headgate.stub.Generate(small("fast"))).provider == "b"
+            failed = await failing(headgate.stub.Generate(small("a/m")))
+    assert (failed.reason, failed.trailer["grpc-retry-pushback-ms"]) == ("RATE_LIMITED", "-1")
+    assert first.exchanges == []
+
+
+async def test_only_those_that_a_rule_names_are_limited(serve: Serve) -> None:
+    """A rule with patterns leaves all others alone."""
+    rule = {"unit": "requests", "limit": 1, "window": MINUTE, "only": {"model": ["v/gpt-*", "v/o3"]}}
+    async with Vendor(answers_text) as vendor, serve(providers={"v": at(vendor)}, limits=limits(rule)) as headgate:
+        await headgate.stub.Generate(small("v/gpt-5"))
+        assert (await failing(headgate.stub.Generate(small("v/o3")))).reason == "RATE_LIMITED", "they share it"
+        for _ in range(3):
+            assert (await headgate.stub.Generate(small("v/other"))).candidates
+
+
+async def test_embeddings_count_their_input(serve: Serve) -> None:
+    """An Embed call has no output; its input is bounded by its bytes, and settled."""
+    rules = limits(
+        {"unit": "input_tokens", "limit": 300, "window": MINUTE},
+        {"unit": "output_tokens", "limit": 1, "window": MINUTE},
+    )
+    async with serve(providers={"demo": {"adapter": "mock"}}, limits=rules) as headgate:
+        request = pb.EmbedRequest(model="demo/embed", inputs=[pb.EmbedInput(text="one two three")])
+        call = headgate.stub.Embed(request)
+        used = (await call).usage.input_tokens
+        told = dict(await call.trailing_metadata())
+        request.inputs.add(text="x" * 400)
+        failed = await failing(headgate.stub.Embed(request))
+    assert told["x-ratelimit-remaining-tokens"] == str(300 - used)
+    assert "input tokens" in failed.message
+
+
+async def test_a_reload_changes_limits_and_keeps_what_was_counted(serve: Serve) -> None:
+    """A raised limit leaves room for the difference; calls in flight settle where they reserved."""
+    proceed = asyncio.Event()
+
+    async def waits(exchange: Exchange) -> None:
+        await proceed.wait()
+        await answers_text(exchange)
+
+    def config(limit: int, vendor: Vendor) -> Config:
+        rules = limits(
+            {"unit": "requests", "limit": limit, "window": MINUTE},
+            {"unit": "total_tokens", "limit": 1000, "window": MINUTE, "algorithm": "token_bucket"},
+        )
+        return Config.model_validate({"auth": {"anonymous": True}, "providers": {"v": at(vendor)}, "limits": rules})
+
+    async with Vendor(waits) as vendor:
+        first = config(2, vendor)
+        async with serve(providers={"v": at(vendor)}, limits=first.limits.model_dump(mode="json")) as headgate:
+            held = asyncio.ensure_future(headgate.stub.Generate(small(most=500)))
+            await vendor.exchange()
+            await headgate.application.reload(config(3, vendor))
+            proceed.set()
+            await held
+            told = await trailer(headgate.stub.Generate(small(most=500)))
+            assert (told["x-ratelimit-limit-requests"], told["x-ratelimit-remaining-requests"]) == ("3", "1")
+            assert int(told["x-ratelimit-remaining-tokens"]) >= 1000 - 16
+            await headgate.stub.Generate(small())
+            assert (await failing(headgate.stub.Generate(small()))).reason == "RATE_LIMITED"
+
+
+async def test_questions_to_the_gateway_itself_are_not_limited(serve: Serve) -> None:
+    """ListModels and Health use nothing."""
+    rule = {"unit": "requests", "limit": 1, "window": MINUTE}
+    async with serve(providers={"demo": {"adapter": "mock"}}, limits=limits(rule)) as headgate:
+        for _ in range(3):
+            await headgate.stub.ListModels(pb.ListModelsRequest())
+            assert (await headgate.stub.Health(pb.HealthRequest())).state == pb.SERVING_STATE_SERVING
+
+
+async def test_a_concurrency_limit_is_never_passed_and_never_wasted(serve: Serve) -> None:
+    """Of many calls at once exactly as many reach the vendor; each end makes room for exactly one more."""
+    proceed = asyncio.Semaphore(0)
+
+    async def waits(exchange: Exchange) -> None:
+        await proceed.acquire()
+        await answers_text(exchange)
+
+    rule = {"unit": "concurrency", "limit": 5}
+    async with Vendor(waits) as vendor, serve(providers={"v": at(vendor)}, limits=limits(rule)) as headgate:
+        calls = [asyncio.ensure_future(headgate.stub.Generate(small())) for _ in range(5)]
+        await vendor.exchange(5)
+        refused = await asyncio.gather(*(failing(headgate.stub.Generate(small())) for _ in range(20)))
+        assert {each.reason for each in refused} == {"RATE_LIMITED"}
+        proceed.release()
+        await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        calls.append(asyncio.ensure_future(headgate.stub.Generate(small())))
+        await vendor.exchange(6)
+        assert (await failing(headgate.stub.Generate(small()))).reason == "RATE_LIMITED"
+        for _ in range(5):
+            proceed.release()
+        await asyncio.gather(*calls)
