@@ -41,8 +41,22 @@ ALL_POLICIES = {
         ],
     },
 }
+LIMITS = {
+    "rules": [
+        {"unit": "requests", "limit": 100_000_000, "window": 60, "per": ["key"]},
+        {
+            "unit": "total_tokens",
+            "limit": 10**12,
+            "window": 60,
+            "per": ["tenant", "model"],
+            "algorithm": "token_bucket",
+        },
+        {"unit": "concurrency", "limit": 100_000, "per": ["tenant"]},
+    ]
+}
 MODES = (
     Mode("bare", {**QUIET, **NO_POLICIES}),
+    Mode("limited", {**QUIET, **NO_POLICIES, "limits": LIMITS}),
     Mode("routed", {**QUIET, **ALL_POLICIES}, prefix=""),
     Mode("full", {"telemetry": {"log_level": "info", "log_format": "json"}, **ALL_POLICIES}, prefix=""),
 )
