@@ -29,6 +29,7 @@ from headgate_server.config import Config
 from headgate_server.config.tree import Server as ServerConfig
 from headgate_server.interceptors.access_log import access_log
 from headgate_server.interceptors.admission import admission
+from headgate_server.interceptors.auth import auth, permission
 from headgate_server.interceptors.chain import Chain
 from headgate_server.interceptors.metrics import metrics
 from headgate_server.interceptors.status import status
@@ -77,7 +78,9 @@ class Application:
                         metrics(self._metrics, self._recent),
                         access_log,
                         admission(self._calls),
+                        auth,
                     ],
+                    after_parse=[permission],
                 )
             ],
             options=_channel_options(config.server),

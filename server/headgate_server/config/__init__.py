@@ -6,11 +6,11 @@ package reads the environment.
 """
 
 from headgate_server.config.file import ConfigError, Problem
+from headgate_server.config.identity import Auth, Tls
 from headgate_server.config.loading import load, named_file
 from headgate_server.config.tree import (
     Admin,
     Alias,
-    Auth,
     Clocks,
     Config,
     EntraCredential,
@@ -53,6 +53,7 @@ __all__ = [
     "Server",
     "TargetReference",
     "Telemetry",
+    "Tls",
     "TokenService",
     "Treatment",
     "load",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, field_serializer, model_validator
+from pydantic import ByteSize, Field, field_serializer, model_validator
 
+from headgate_server.config.identity import Auth, Tls
+from headgate_server.config.section import Section
 from headgate_server.config.values import (
     KIB,
+    MASK,
     MIB,
     AliasName,
     ApiKey,
@@ -31,32 +34,8 @@ from headgate_server.config.values import (
     StrategyName,
     TokenUrl,
     TransportName,
+    masked_password,
 )
-
-MASK = "********"
-
-
-def masked_password(proxy: str | None) -> str | None:
-    """The proxy's address without user and password."""
-    before, at, after = (proxy or "").rpartition("@")
-    return f"{before.partition('//')[0]}//{MASK}@{after}" if at else proxy
-
-
-class Section(BaseModel):
-    """A part of the tree: frozen, and without room for keys that nobody reads."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        use_attribute_docstrings=True,
-        hide_input_in_errors=True,
-        validate_default=True,
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_is_default(cls, values: Any) -> Any:
-        return {} if values is None else values
 
 
 class Server(Section):
@@ -64,6 +43,8 @@ class Server(Section):
 
     listen: ListenAddress = "127.0.0.1:50051"
     """HOST:PORT; port 0 takes a free one. The variable PORT overrides the port."""
+    tls: Tls | None = None
+    """TLS of the listener; plain text by default."""
     reflection: bool = False
     """Serve the schema by gRPC server reflection."""
     max_request_bytes: Size = ByteSize(32 * MIB)
@@ -105,13 +86,6 @@ class Admin(Section):
     """HOST:PORT; port 0 takes a free one. Nobody is asked who they are. HEADGATE_ADMIN_PORT overrides the port."""
     debug: bool = False
     """Serve /debug too: tasks, targets, pools and the configuration without its secrets."""
-
-
-class Auth(Section):
-    """Who may call."""
-
-    anonymous: bool = False
-    """Serve callers without credentials. Required to listen on anything but loopback, as long as there is no other."""
 
 
 class Clocks(Section):
