@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, String, event, func, insert, select, update
@@ -14,30 +14,13 @@ from headgate_server.identity.events import SecurityEvent
 from headgate_server.identity.key_store import Changes
 from headgate_server.identity.keys import ApiKey, digest, new_key
 from headgate_server.identity.migrations import upgrade
-from headgate_server.identity.records import KeyRecord
+from headgate_server.identity.records import KeyRecord, NewKey, NoSuchKey
 from headgate_server.identity.tables import keys, revisions, security_events
 from headgate_server.principal import Principal
 from headgate_server.printing import printable
 
 CONNECT_SECONDS = 5
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
-
-
-@dataclass(frozen=True, slots=True)
-class NewKey:
-    """What a key is made of, but for its secret. Times are seconds since the epoch."""
-
-    tenant: str
-    name: str = ""
-    roles: Sequence[str] = ()
-    allowed_models: Sequence[str] = ()
-    allowed_providers: Sequence[str] = ()
-    limits: Sequence[Mapping[str, Any]] = ()
-    expires_at: float | None = None
-
-
-class NoSuchKey(Exception):
-    """There is no key of that name, or it is revoked."""
 
 
 class SqlKeyDatabase:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from headgate_server.principal import Principal
 
@@ -52,3 +54,20 @@ class KeyRecord:
 
     def _refused(self, reason: str) -> Refused:
         return Refused(reason, key_id=self.principal.key_id, tenant=self.principal.tenant)
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """What a key is made of, but for its secret. Times are seconds since the epoch."""
+
+    tenant: str
+    name: str = ""
+    roles: Sequence[str] = ()
+    allowed_models: Sequence[str] = ()
+    allowed_providers: Sequence[str] = ()
+    limits: Sequence[Mapping[str, Any]] = ()
+    expires_at: float | None = None
+
+
+class NoSuchKey(Exception):
+    """There is no key of that name, or it is revoked."""

@@ -82,7 +82,6 @@ REQUEST_ID_HEADERS = (
     "x-ds-trace-id",
     "x-inference-request-id",
 )
-MAX_FACT = 128
 CODE = re.compile(r"[A-Za-z0-9_.:/-]{1,64}")
 """A code is a word: a sentence in its place is the vendor's text, which no caller gets."""
 WORD = re.compile(r"[!-~]{1,128}")
