@@ -61,20 +61,21 @@ class FetchedKeys:
         self._keys: dict[str, VerificationKey] = {}
         self._wanted = asyncio.Event()
         self._fetched = asyncio.Event()
-        self._fetched_at = -BETWEEN_FETCHES_SECONDS
+        self._wanted_at = -BETWEEN_FETCHES_SECONDS
         self._keeping: asyncio.Task[None] | None = None
 
     async def find(self, key_id: str) -> VerificationKey | None:
         """The key of that name. An unknown one may be new: the set is fetched, and waited for, though not for long."""
-        found = self._known(key_id)
-        if found is None and time.monotonic() - self._fetched_at >= BETWEEN_FETCHES_SECONDS:
-            if self._fetched.is_set():  # otherwise one is on its way
-                self._fetched.clear()
-                self._wanted.set()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._fetched.wait(), PATIENCE_SECONDS)
-            found = self._known(key_id)
-        return found
+        if found := self._known(key_id):
+            return found
+        now = time.monotonic()
+        if self._fetched.is_set() and now - self._wanted_at >= BETWEEN_FETCHES_SECONDS:
+            self._wanted_at = now
+            self._fetched.clear()
+            self._wanted.set()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._fetched.wait(), PATIENCE_SECONDS)
+        return self._known(key_id)
 
     def start(self) -> None:
         """Begins to keep the keys fresh; once is enough."""
@@ -102,7 +103,6 @@ class FetchedKeys:
             self._fetched.clear()
             self._wanted.clear()
             succeeded = await self._fetch()
-            self._fetched_at = time.monotonic()
             self._fetched.set()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wanted.wait(), self._refresh if succeeded else RETRY_SECONDS)

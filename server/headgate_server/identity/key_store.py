@@ -13,7 +13,7 @@ import structlog
 from headgate_server.identity.events import SecurityEvent
 from headgate_server.identity.records import KeyRecord
 
-READ_SECONDS = 5.0
+READ_SECONDS = 3.0
 CLOSE_SECONDS = 5.0
 MAX_DETAIL = 256
 
