@@ -46,6 +46,7 @@ WORDING = {
     "model_type": "must be a mapping",
     "too_short": "must not be empty",
     "tuple_type": "must be a list",
+    "timezone_aware": "must have a time zone, such as 2027-01-31T00:00:00Z",
     "byte_size": "must be a size, such as 4194304 or 4MiB",
 }
 
@@ -160,6 +161,8 @@ def _report(document: Document, details: ErrorDetails) -> None:
     key = (*path[:3], *path[4:]) if path[2:3] == ("credential",) else path  # without the type, which pydantic adds
     if kind == "too_short" and document.faulty(key):
         return  # pydantic counts only the items that are right
+    if kind == "value_error" and document.faulty(key):
+        return  # something inside is known to be wrong, and may be the cause
     if kind == "missing" and document.faulty((*key[:-1], f"{key[-1]}_file")):
         return  # it would have come from that file
     if kind == "extra_forbidden":
