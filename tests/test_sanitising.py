@@ -118,6 +118,7 @@ def test_printable_text_holds_no_control_and_can_be_encoded(text: str) -> None:
 
 LOGGING = f"""
 import logging, sys, structlog
+from headgate_server import logs
 
 CONTROLS = {CONTROLS!r}
 logs.configure("debug", sys.argv[1])

@@ -141,24 +141,24 @@ class Upstream:
         if 200 <= response.status < 300:
             return response
         try:
-            error = await _refusal(endpoint, response, attempt)
+            error = await _refusal(endpoint, response, attempt.target, attempt.caller_key)
             error.vendor_detail = redacted(error.vendor_detail, authentication.values())
             raise error
         finally:
             response.close()
 
 
-async def _refusal(endpoint: Endpoint, response: HttpResponse, attempt: Attempt) -> GatewayError:
+async def _refusal(endpoint: Endpoint, response: HttpResponse, target: Target, caller_key: str = "") -> GatewayError:
     """What a status other than success means."""
     if response.status < 400:
         return ProviderProtocolError(
             "the provider answered with a redirect, which is never followed",
             facts={"http_status": str(response.status)},
         )
-    if response.status == 401 and endpoint.credential and not attempt.caller_key:
+    if response.status == 401 and endpoint.credential and not caller_key:
         endpoint.credential.rejected()
     body = await _beginning(response)
-    return endpoint.adapter.error(response.status, response.headers, body, attempt.target)
+    return endpoint.adapter.error(response.status, response.headers, body, target)
 
 
 async def _drain(events: AsyncGenerator[list[Event], None]) -> None:
