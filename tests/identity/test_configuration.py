@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from headgate_server.identity.keys import new_key
 from headgate_server.reload import named_files
 from tests.certificates import Authority
 from tests.identity.callers import PEPPER, IdentityProvider
+from tests.tools import run
 
 Load = Callable[..., Config]
 DEMO = "providers: {demo: {adapter: mock}}\n"
@@ -154,3 +156,36 @@ def test_files_count_from_the_configuration_and_are_watched(configured: Load, tm
     assert config.auth.store.url.get_secret_value() == f"sqlite:///{tmp_path}/keys.db"
     watched = named_files(tmp_path / "headgate.yaml", config)
     assert {tmp_path / name for name in ("pepper", "c.pem", "k.pem", "ca.pem")} <= watched
+
+
+WITHOUT = """
+import sys
+from pathlib import Path
+
+sys.modules[sys.argv[2]] = None
+from headgate_server.cli import main
+
+sys.exit(main(["check-config", sys.argv[1]]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "package", "extra"),
+    [
+        (f"auth: {{jwt: [{{{ISSUER}, algorithms: [RS256], jwks_url: 'https://x'}}]}}", "jwt", "auth"),
+        (f"auth: {{pepper: {PEPPER!r}, store: {{url: 'sqlite:///k.db'}}}}", "sqlalchemy", "sql"),
+        (f"auth: {{pepper: {PEPPER!r}, store: {{url: 'sqlite:///k.db'}}}}", "aiosqlite", "sql"),
+        (f"auth: {{pepper: {PEPPER!r}, store: {{url: 'postgresql://h/d'}}}}", "psycopg", "postgres"),
+        ("auth: {anonymous: true}", "jwt", ""),
+        ("auth: {anonymous: true}", "sqlalchemy", ""),
+    ],
+)
+async def test_a_missing_extra_is_one_line_at_the_start(tmp_path: Path, text: str, package: str, extra: str) -> None:
+    """Which says what to install; who does not use it does not need it."""
+    file = tmp_path / "headgate.yaml"
+    file.write_text(DEMO + text)
+    shown = await run(sys.executable, "-c", WITHOUT, str(file), package)
+    assert shown.code == (2 if extra else 0), shown.stderr
+    if extra:
+        (line,) = shown.stderr.splitlines()
+        assert line.endswith(f"is not installed: pip install 'headgate-server[{extra}]'")

@@ -7,7 +7,7 @@ import re
 import pytest
 from hypothesis import given, strategies as st
 
-from headgate_server.identity.keys import digest, key_id, new_key
+from headgate_server.identity.keys import claimed_id, digest, is_whole, new_key
 from headgate_server.identity.records import KeyRecord, Refused
 from headgate_server.principal import Principal
 
@@ -18,7 +18,7 @@ DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 def test_a_key_names_itself_and_can_be_scanned_for() -> None:
     """By one regular expression, with its id in the clear."""
     assert re.fullmatch(r"hg_[0-9A-Za-z]{12}_[0-9A-Za-z]{49}", KEY.text)
-    assert key_id(KEY.text) == KEY.id
+    assert (claimed_id(KEY.text), is_whole(KEY.text)) == (KEY.id, True)
     assert KEY.text not in repr(KEY)
 
 
@@ -26,7 +26,7 @@ def test_keys_differ() -> None:
     """In id and secret; a new secret for a key keeps its id."""
     assert len({new_key().text for _ in range(1000)}) == 1000
     other = new_key(KEY.id)
-    assert (other.id, key_id(other.text)) == (KEY.id, KEY.id)
+    assert (other.id, claimed_id(other.text), is_whole(other.text)) == (KEY.id, KEY.id, True)
     assert other.text != KEY.text
 
 
@@ -34,21 +34,22 @@ def test_keys_differ() -> None:
 def test_one_wrong_character_is_noticed_without_a_look_up(position: int, character: str) -> None:
     """Wherever it stands."""
     typed = KEY.text[:position] + character + KEY.text[position + 1 :]
-    assert (key_id(typed) is None) == (typed != KEY.text)
+    assert is_whole(typed) == (typed == KEY.text)
 
 
 @given(st.integers(0, len(KEY.text) - 1))
 def test_a_truncated_key_is_noticed_without_a_look_up(length: int) -> None:
     """From either end."""
-    assert key_id(KEY.text[:length]) is None
-    assert key_id(KEY.text[-length:] if length else "") is None
+    for part in (KEY.text[:length], KEY.text[-length:] if length else ""):
+        assert (claimed_id(part), is_whole(part)) == (None, False)
 
 
 @given(st.text())
 def test_any_text_can_be_asked_about(text: str) -> None:
     """Whatever a caller sends."""
-    assert key_id(text) is None
-    assert key_id(f"hg_{text}") is None
+    for presented in (text, f"hg_{text}"):
+        assert not is_whole(presented)
+        assert claimed_id(presented) is None
 
 
 def test_what_is_kept_needs_the_pepper() -> None:

@@ -123,7 +123,10 @@ class KeyStore:
             await self._database.prepare()
             self._prepared = True
         changes = await self._database.changes(self._revision, self._records.keys())
-        self._records = dict(changes.records) if changes.complete else {**self._records, **changes.records}
+        if changes.complete:
+            self._records = dict(changes.records)
+        else:
+            self._records.update(changes.records)
         self._revision = changes.revision
 
     def _tell_failure(self, error: Exception) -> None:

@@ -41,12 +41,15 @@ def new_key(key_id: str = "") -> ApiKey:
     return ApiKey(key_id, body + _checksum(body))
 
 
-def key_id(text: str) -> str | None:
-    """The name of the key that this is in full; None if it is none, or mistyped, or cut."""
+def claimed_id(text: str) -> str | None:
+    """Which key this has the form of; None if it is none, or cut."""
     match = _FORM.fullmatch(text)
-    if match is None or _checksum(text[:-CHECKSUM_LENGTH]) != text[-CHECKSUM_LENGTH:]:
-        return None
-    return match["id"]
+    return match["id"] if match else None
+
+
+def is_whole(text: str) -> bool:
+    """It is a key, as it was made: not cut, and not mistyped."""
+    return _FORM.fullmatch(text) is not None and _checksum(text[:-CHECKSUM_LENGTH]) == text[-CHECKSUM_LENGTH:]
 
 
 def digest(pepper: bytes, text: str) -> bytes:
