@@ -10,7 +10,6 @@ import pytest
 
 from headgate_server.config import Config, ConfigError, load
 from headgate_server.config.identity import KeyStore
-from headgate_server.identity.keys import new_key
 from headgate_server.reload import named_files
 from tests.certificates import Authority
 from tests.identity.callers import PEPPER, IdentityProvider
@@ -21,7 +20,7 @@ DEMO = "providers: {demo: {adapter: mock}}\n"
 PUBLIC = IdentityProvider().public_pem()
 ISSUER = "issuer: i, audiences: [a], tenant: t"
 HASH = "0" * 64
-ID = new_key().id
+ID = "3Zr0hWq9TbYk"
 
 
 def with_key(settings: str) -> str:
