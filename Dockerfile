@@ -1,6 +1,7 @@
 ARG PYTHON=3.13
 
 FROM python:${PYTHON}-slim AS build
+ARG EXTRAS=uvloop
 WORKDIR /src
 COPY clients/python clients/python
 COPY pyproject.toml README.md LICENSE ./
@@ -8,7 +9,7 @@ COPY server server
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels ./clients/python .
 RUN python -m venv /opt/headgate \
     && /opt/headgate/bin/pip install --no-cache-dir \
-        /wheels/headgate-*.whl "$(echo /wheels/headgate_server-*.whl)[redis,uvloop]"
+        /wheels/headgate-*.whl "$(echo /wheels/headgate_server-*.whl)[$EXTRAS]"
 
 FROM python:${PYTHON}-slim
 RUN apt-get update \

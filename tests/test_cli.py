@@ -18,7 +18,8 @@ from google.protobuf import json_format
 from headgate import v1 as pb
 
 from headgate_server import __version__
-from headgate_server.cli.terminal import AnswerPrinter, printable, table
+from headgate_server.cli.terminal import AnswerPrinter, table
+from headgate_server.printing import printable
 from tests.conftest import Serve
 from tests.headgate_process import Headgate
 from tests.tools import Finished, headgate_serve, run

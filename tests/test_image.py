@@ -129,6 +129,7 @@ async def test_what_the_image_installs_serves(tmp_path: Path) -> None:
     base = await run(sys.executable, "-m", "venv", str(tmp_path / "base"))
     assert base.code == 0, base.stderr
     on_path = {"PATH": f"{tmp_path / 'base' / 'bin'}:{os.environ['PATH']}", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    on_path |= dict(argument.split("=", 1) for argument in BUILD.all("ARG"))
     for step in BUILD.all("RUN"):
         here = re.sub(r"(?<![\w.])/(wheels|opt)/?", rf"{tmp_path}/\1/", step)
         done = await run("sh", "-euc", here, folder=source, environment=on_path)

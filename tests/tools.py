@@ -62,11 +62,14 @@ async def run(*command: str, stdin: str = "", env: Mapping[str, str] | None = No
     return Finished(process.returncode or 0, stdout.decode(), stderr.decode())
 
 
-async def grpcurl(address: str, method: str = "", request: Any = None, *options: str) -> Finished:
+async def grpcurl(
+    address: str, method: str = "", request: Any = None, *options: str, plaintext: bool = True
+) -> Finished:
     """Calls by grpcurl, with the schema by reflection; lists without a method, describes with `describe NAME`."""
+    options = ("-plaintext", *options) if plaintext else options
     data = () if request is None else ("-d", json.dumps(request))
     words = method.split() if method else ["list"]
-    return await run(tool("grpcurl"), "-plaintext", *options, *data, address, *words)
+    return await run(tool("grpcurl"), *options, *data, address, *words)
 
 
 def messages(output: str) -> list[Any]:

@@ -29,6 +29,7 @@ from headgate_server.config import Config
 from headgate_server.config.tree import Server as ServerConfig
 from headgate_server.interceptors.access_log import access_log
 from headgate_server.interceptors.admission import admission
+from headgate_server.interceptors.auth import auth, permission
 from headgate_server.interceptors.chain import Chain
 from headgate_server.interceptors.limits import limits
 from headgate_server.interceptors.metrics import metrics
@@ -40,6 +41,7 @@ from headgate_server.telemetry.event_loop import watch_lag
 from headgate_server.telemetry.gauges import RunningServer
 from headgate_server.telemetry.metrics import Metrics
 from headgate_server.telemetry.recent import Recent
+from headgate_server.tls import credentials
 
 SERVICE = "headgate.v1.InferenceService"
 READINESS = ("", SERVICE, "readiness")
@@ -78,8 +80,9 @@ class Application:
                         metrics(self._metrics, self._recent),
                         access_log,
                         admission(self._calls),
+                        auth,
                     ],
-                    after_parse=[limits],
+                    after_parse=[permission, limits],
                 )
             ],
             options=_channel_options(config.server),
@@ -132,7 +135,7 @@ class Application:
         if self._admin:
             self.admin_address = await self._start_admin(self._admin)
         try:
-            port = self._server.add_insecure_port(self._config.server.listen)
+            port = self._listen()
         except RuntimeError as error:
             raise OSError(f"cannot listen on {self._config.server.listen}") from error
         await self._server.start()
@@ -145,6 +148,10 @@ class Application:
             return await admin.start(self._config.admin.listen)
         except OSError as error:
             raise OSError(f"cannot listen on {self._config.admin.listen} (admin)") from error
+
+    def _listen(self) -> int:
+        listen, tls = self._config.server.listen, self._config.server.tls
+        return self._server.add_secure_port(listen, credentials(tls)) if tls else self._server.add_insecure_port(listen)
 
     async def reload(self, config: Config) -> None:
         """Serves by another configuration from the next call on; calls in flight finish as they began.
@@ -161,6 +168,7 @@ class Application:
         retiring.add_done_callback(self._retiring.discard)
         unchanged = sorted(_needing_restart(self._config, config))
         log.info("configuration_reloaded", providers=list(config.providers), models=list(config.models))
+        successor.identity.events.configuration_changed(roots=_roots_changed(retired.config, config))
         if unchanged:
             log.warning("restart_needed", keys=unchanged)
 
@@ -278,9 +286,17 @@ def _print_welcome(config: Config, address: str, admin_address: str) -> None:
     if admin_address:
         print(f"Status page, metrics and health: http://{admin_address}/")
     print("Try:")
+    key = config.auth.authenticates and not config.auth.anonymous and not config.auth.mtls
     if config.server.reflection:
-        print(f"  grpcurl -plaintext -max-time 600 -d '{body}' {address} {SERVICE}/StreamGenerate")
-    print(f"  headgate call --address {address} --model {model} Hello", flush=True)
+        plaintext = "" if config.server.tls else " -plaintext"
+        bearer = " -H 'authorization: Bearer KEY'" if key else ""
+        print(f"  grpcurl{plaintext}{bearer} -max-time 600 -d '{body}' {address} {SERVICE}/StreamGenerate")
+    options = (" --tls" if config.server.tls else "") + (" --key KEY" if key else "")
+    print(f"  headgate call --address {address}{options} --model {model} Hello", flush=True)
+
+
+def _roots_changed(before: Config, after: Config) -> str:
+    return ", ".join(root for root in Config.model_fields if getattr(before, root) != getattr(after, root))
 
 
 def _needing_restart(started: Config, config: Config) -> Iterator[str]:

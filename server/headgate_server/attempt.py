@@ -9,11 +9,22 @@ from contextlib import contextmanager
 from headgate import v1 as pb
 
 from headgate_server.call import Call
-from headgate_server.errors import GatewayError, InternalError, ProviderTimeout
+from headgate_server.errors import (
+    CallerCredentialsRejected,
+    GatewayError,
+    InternalError,
+    ProviderCredentialsRejected,
+    ProviderQuotaExhausted,
+    ProviderRateLimited,
+    ProviderTimeout,
+)
 from headgate_server.providers.base import Target
 from headgate_server.resilience.clocks import AttemptClock, Clocks
 from headgate_server.resilience.plan import Cause
 from headgate_server.resilience.target import TargetState
+
+CALLERS_OWN = (CallerCredentialsRejected, ProviderQuotaExhausted, ProviderRateLimited)
+"""Failures of a caller's own key, which say nothing of the target."""
 
 
 class Attempt:
@@ -34,6 +45,7 @@ class Attempt:
         permit: int,
     ) -> None:
         self.target = target
+        self.caller_key = call.provider_keys.get(target.issuer.lower(), "")
         self.record = pb.Attempt(number=len(call.attempts) + 1, provider=target.provider, model=target.model)
         self.started = time.monotonic()
         self.clock = AttemptClock(clocks, self.started, call.default_deadline)
@@ -75,7 +87,10 @@ class Attempt:
         self.record.error_reason = error.reason
         error.facts.setdefault("provider", self.target.provider)
         error.facts.setdefault("model", self.target.model)
-        self._state.failed(self._permit, self._kind, error, latency, self.started + latency)
+        if self.caller_key and isinstance(error, CALLERS_OWN):
+            self._state.neutral(self._permit)
+        else:
+            self._state.failed(self._permit, self._kind, error, latency, self.started + latency)
 
     def cancelled(self) -> None:
         """The caller went away, or another target came first; no merit or fault of the target's."""
@@ -95,6 +110,9 @@ class Attempt:
         """Whatever leaves this block by an exception ends the attempt."""
         try:
             yield
+        except ProviderCredentialsRejected as error:
+            self.failed(own := self._with_whose_key(error))
+            raise own from None
         except GatewayError as error:
             self.failed(error)
             raise
@@ -104,6 +122,14 @@ class Attempt:
         except BaseException:
             self.cancelled()
             raise
+
+    def _with_whose_key(self, error: ProviderCredentialsRejected) -> GatewayError:
+        """A caller's own key that the vendor refuses is the caller's affair, and nothing bad of the provider's."""
+        if not self.caller_key:
+            return error
+        return CallerCredentialsRejected(
+            "the provider does not accept the caller's own key", facts=error.facts, vendor_detail=error.vendor_detail
+        )
 
     def _end(self, outcome: pb.AttemptOutcome.ValueType) -> float:
         self._ended = True

@@ -7,7 +7,7 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import Message
@@ -37,7 +37,8 @@ class Call:
 
     Interceptors and servicers get it in place of gRPC's context. `attempts` grows by one record for each upstream
     attempt, whatever becomes of it. `runtime` is the generation of the configuration that the call began with, to its
-    end. `deadline` is the caller's own, or else the server's default. Times are seconds of the monotonic clock.
+    end. `provider_keys` are the caller's own, by issuer. `deadline` is the caller's own, or else the server's default.
+    Times are seconds of the monotonic clock.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Call:
         self.context = context
         self.runtime = runtime
         self.principal: Principal = ANONYMOUS
+        self.provider_keys: Mapping[str, str] = {}
         self.metadata: dict[str, str | bytes] = dict(context.invocation_metadata() or ())
         self.request_id = _request_id(self.metadata.get(REQUEST_ID))
         self.started = time.monotonic()

@@ -53,6 +53,16 @@ class Endpoint:
     headers: Mapping[str, str] = field(repr=False)
     credential: Credential | None = None
 
+    def authentication(self, caller_key: str = "") -> Mapping[str, str]:
+        """The headers that authenticate a call: with the caller's own key, or as the configuration says.
+
+        Raises:
+            ProviderError: there is no valid token, and why the last one could not be had.
+        """
+        if caller_key:
+            return {**self.headers, **self.adapter.headers(caller_key)}
+        return {**self.headers, **self.credential.headers()} if self.credential else self.headers
+
     def target(self, model: str) -> Target:
         """The model of that name at this provider."""
         return Target(provider=self.name, model=model, host=self.host, issuer=self.issuer)

@@ -3,6 +3,11 @@
     GatewayError
     ├── InvalidRequest                 INVALID_ARGUMENT     INVALID_REQUEST
     │   └── UnsupportedParameter       INVALID_ARGUMENT     UNSUPPORTED_PARAMETER
+    ├── MissingCredentials             UNAUTHENTICATED      MISSING_CREDENTIALS
+    ├── InvalidCredentials             UNAUTHENTICATED      INVALID_CREDENTIALS
+    ├── TooManyFailures                RESOURCE_EXHAUSTED   RATE_LIMITED
+    ├── ModelNotAllowed                PERMISSION_DENIED    MODEL_NOT_ALLOWED
+    ├── CallerCredentialsRejected      PERMISSION_DENIED    CALLER_CREDENTIALS_REJECTED
     ├── ModelNotFound                  NOT_FOUND            MODEL_NOT_FOUND
     ├── NoEligibleProvider             FAILED_PRECONDITION  NO_ELIGIBLE_PROVIDER
     ├── RateLimited                    RESOURCE_EXHAUSTED   RATE_LIMITED
@@ -32,8 +37,8 @@
         ├── ProviderResourceNotFound   NOT_FOUND            PROVIDER_RESOURCE_NOT_FOUND
         └── OpaqueStateRejected        FAILED_PRECONDITION  OPAQUE_STATE_REJECTED
 
-The text of an error is ours and public; what the vendor said stays in `vendor_detail`, for the log alone. Identity
-and budgets add their own leaves beside these.
+The text of an error is ours and public; what the vendor said stays in `vendor_detail`, for the log alone. Budgets add
+their own leaf beside these.
 """
 
 from __future__ import annotations
@@ -134,6 +139,42 @@ class UnsupportedParameter(InvalidRequest):
 
     reason = "UNSUPPORTED_PARAMETER"
     other_target = True
+
+
+class MissingCredentials(GatewayError):
+    """Nobody says who calls, and callers must."""
+
+    code = StatusCode.UNAUTHENTICATED
+    reason = "MISSING_CREDENTIALS"
+
+
+class InvalidCredentials(GatewayError):
+    """What the caller presents is not good. The public text never says which part of it; the log does."""
+
+    code = StatusCode.UNAUTHENTICATED
+    reason = "INVALID_CREDENTIALS"
+
+
+class TooManyFailures(GatewayError):
+    """Too many callers at this address could not say who they are."""
+
+    code = StatusCode.RESOURCE_EXHAUSTED
+    reason = "RATE_LIMITED"
+    retryable = True
+
+
+class ModelNotAllowed(GatewayError):
+    """The caller may not use the model, whether or not there is one of that name."""
+
+    code = StatusCode.PERMISSION_DENIED
+    reason = "MODEL_NOT_ALLOWED"
+
+
+class CallerCredentialsRejected(GatewayError):
+    """The vendor does not accept the caller's own key, or the operator does not let callers bring one."""
+
+    code = StatusCode.PERMISSION_DENIED
+    reason = "CALLER_CREDENTIALS_REJECTED"
 
 
 class ModelNotFound(GatewayError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from typing import Any
@@ -9,7 +10,10 @@ from typing import Any
 import msgspec
 import structlog
 
-CHATTY = ("grpc", "asyncio", "aiohttp", "httpx2")
+from headgate_server.printing import json_safe, printable
+
+CHATTY = ("grpc", "asyncio", "aiohttp", "httpx2", "alembic", "sqlalchemy", "aiosqlite", "psycopg")
+OF_MANY_LINES = ("exception", "stack")
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
@@ -26,7 +30,13 @@ def configure(level: str, form: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderers: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        [
+            structlog.processors.format_exc_info,  # rich would show local variables, in which keys and prompts stand
+            _without_controls,
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            ),
+        ]
         if form == "console"
         else [structlog.processors.format_exc_info, _render_json]
     )
@@ -60,4 +70,25 @@ def _without_metadata(record: logging.LogRecord) -> bool:
 
 
 def _render_json(_logger: Any, _name: str, event: structlog.typing.EventDict) -> str:
-    return _encode(event).decode()
+    try:
+        line = _encode(event).decode()
+    except UnicodeEncodeError:  # halves of characters, which a vendor can send as JSON escapes
+        line = json.dumps(event, default=str)
+    return json_safe(line)
+
+
+def _without_controls(_logger: Any, _name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """For the console, which would obey them, and where a line feed would forge a line. JSON has escapes for them."""
+    return {name: printable(value) if name in OF_MANY_LINES else _cleaned(value) for name, value in event.items()}
+
+
+def _cleaned(value: Any) -> Any:
+    match value:
+        case str():
+            return printable(value).replace("\n", "\\n")
+        case dict():
+            return {_cleaned(name): _cleaned(inner) for name, inner in value.items()}
+        case list() | tuple():
+            return [_cleaned(inner) for inner in value]
+        case _:
+            return value

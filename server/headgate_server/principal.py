@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from headgate_server.config.limits import Limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +19,7 @@ class Principal:
     roles: frozenset[str] = frozenset()
     allowed_models: tuple[str, ...] = ()
     allowed_providers: tuple[str, ...] = ()
-    limits: tuple[Any, ...] = ()
+    limits: tuple[Limit, ...] = ()
 
     def may_use_model(self, name: str) -> bool:
         """Whether the caller may ask for this alias, or provider/model."""

@@ -20,6 +20,7 @@ from headgate_server.config import Config, Provider, Routing, Treatment
 from headgate_server.endpoints import Endpoint, cards, endpoint, target_policy
 from headgate_server.gateway import Gateway
 from headgate_server.health_checks import HealthChecker
+from headgate_server.identity.identity import Identity
 from headgate_server.limits.policy import LimitPolicy
 from headgate_server.providers.base import Target
 from headgate_server.resilience.health import ProviderRecord
@@ -79,14 +80,18 @@ class Runtime:
         named = tuple(_named_targets(config, endpoints))
         self.models: Sequence[pb.Model] = listing.models(aliases, named, self.upstream.capabilities, catalog)
         self._named = frozenset((target.provider, target.model) for target in named)
+        self.issuers = frozenset(endpoint.issuer.lower() for endpoint in endpoints.values())
+        self.identity: Identity = Identity(config.auth, previous.identity if previous else None)
 
     def model_label(self, provider: str, model: str) -> str:
         """The model as metrics name it: callers may ask a provider for any, and each would be a series for ever."""
         return model if (provider, model) in self._named else OTHER_MODEL
 
     async def start(self) -> None:
-        """Fetches the first tokens, though not for long: without one a provider fails, not the gateway."""
-        await self.limits.limiter.start()
+        """Fetches the first tokens and keys, though not for long: without one a provider fails, not the gateway."""
+        await asyncio.gather(self.identity.start(), self.limits.limiter.start(), self._fetch_first_tokens())
+
+    async def _fetch_first_tokens(self) -> None:
         credentials = [served.endpoint.credential for served in self.providers.values()]
         for credential in filter(None, credentials):
             credential.start()
@@ -108,6 +113,7 @@ class Runtime:
         for name, served in self.providers.items():
             if successor is None or successor.providers.get(name) is not served:
                 await served.endpoint.close()
+        await self.identity.close(successor.identity if successor else None)
 
 
 def _served(

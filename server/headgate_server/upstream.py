@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import aclosing, suppress
@@ -12,6 +13,7 @@ from headgate_server.attempt import Attempt
 from headgate_server.endpoints import Endpoint
 from headgate_server.errors import GatewayError, ProviderProtocolError, ProviderTimeout
 from headgate_server.providers.base import HttpCall, Target
+from headgate_server.redaction import redacted
 from headgate_server.sse import Decoder, Event
 from headgate_server.transports.base import HttpRequest, HttpResponse
 
@@ -24,6 +26,7 @@ ERROR_BODY_SECONDS = 2.0
 REQUEST_ID_HEADERS = ("x-request-id", "request-id", "apim-request-id", "x-amzn-requestid")
 
 T = TypeVar("T")
+_REQUEST_ID = re.compile(r"[!-~]{1,128}")
 
 
 class Upstream:
@@ -97,7 +100,7 @@ class Upstream:
         """
         try:
             async with asyncio.timeout(seconds):
-                request = HttpRequest("GET", endpoint.base_url + CHECK_PATH, _headers(endpoint), b"", seconds)
+                request = HttpRequest("GET", endpoint.base_url + CHECK_PATH, endpoint.authentication(), b"", seconds)
                 response = await endpoint.transport.send(request)
                 try:
                     if response.status >= 500 or response.status in (401, 403):
@@ -119,13 +122,14 @@ class Upstream:
 
     async def _send(self, call: HttpCall, attempt: Attempt, *, streams: bool) -> HttpResponse:
         endpoint = self.endpoint(attempt.target)
+        authentication = endpoint.authentication(attempt.caller_key)
         request = HttpRequest(
             method=call.method,
             url=endpoint.base_url + call.path,
             headers={
                 "content-type": "application/json",
                 "accept": "text/event-stream" if streams else "application/json",
-                **_headers(endpoint),
+                **authentication,
                 **call.headers,
             },
             body=call.body,
@@ -137,24 +141,21 @@ class Upstream:
         if 200 <= response.status < 300:
             return response
         try:
-            raise await _refusal(endpoint, response, attempt.target)
+            error = await _refusal(endpoint, response, attempt.target, attempt.caller_key)
+            error.vendor_detail = redacted(error.vendor_detail, authentication.values())
+            raise error
         finally:
             response.close()
 
 
-def _headers(endpoint: Endpoint) -> dict[str, str]:
-    """What every request to the provider bears."""
-    return {**endpoint.headers, **(endpoint.credential.headers() if endpoint.credential else {})}
-
-
-async def _refusal(endpoint: Endpoint, response: HttpResponse, target: Target) -> GatewayError:
+async def _refusal(endpoint: Endpoint, response: HttpResponse, target: Target, caller_key: str = "") -> GatewayError:
     """What a status other than success means."""
     if response.status < 400:
         return ProviderProtocolError(
             "the provider answered with a redirect, which is never followed",
             facts={"http_status": str(response.status)},
         )
-    if response.status == 401 and endpoint.credential:
+    if response.status == 401 and endpoint.credential and not caller_key:
         endpoint.credential.rejected()
     body = await _beginning(response)
     return endpoint.adapter.error(response.status, response.headers, body, target)
@@ -209,7 +210,8 @@ async def _within(attempt: Attempt, waiting: Awaitable[T]) -> T:
 
 
 def _request_id(headers: Mapping[str, str]) -> str:
+    """The vendor's own name for the call, if it is a word: a header may hold anything."""
     for name in REQUEST_ID_HEADERS:
         if value := headers.get(name):
-            return value
+            return value if _REQUEST_ID.fullmatch(value) else ""
     return ""

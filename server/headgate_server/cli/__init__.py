@@ -14,13 +14,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
 from headgate_server import __version__
 from headgate_server.cli.exits import INTERRUPTED, OK, USAGE, Failed
+from headgate_server.cli.keys import keys
 
 HELP = "One gRPC contract in front of every model vendor."
 EXIT_CODES = (
@@ -28,9 +30,45 @@ EXIT_CODES = (
     "cannot be reached; 130 interrupted."
 )
 
+if TYPE_CHECKING:
+    from headgate_server.cli.connection import Connection
+
 Address = Annotated[str, Parameter(env_var="HEADGATE_ADDRESS", help="HOST:PORT of a running server.")]
+ApiKey = Annotated[str, Parameter(env_var="HEADGATE_API_KEY", help="API key, or another token; better by variable.")]
+Tls = Annotated[bool, Parameter(negative=(), help="Connect by TLS; the next three mean it too.")]
+CaFile = Annotated[Path | None, Parameter(help="Authorities to trust instead of the system's, in PEM.")]
+CertFile = Annotated[Path | None, Parameter(help="Certificate to show, in PEM.")]
+KeyFile = Annotated[Path | None, Parameter(help="Its private key, in PEM.")]
 AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")]
 LOCAL = "127.0.0.1:50051"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where a running server is, and as whom to call it."""
+
+    address: Address = LOCAL
+    key: ApiKey = ""
+    tls: Tls = False
+    ca_file: CaFile = None
+    cert_file: CertFile = None
+    key_file: KeyFile = None
+
+    def connection(self) -> Connection:
+        """How to call it.
+
+        Raises:
+            Failed: a file cannot be read, or a key without its certificate is given.
+        """
+        from headgate_server.cli.connection import connection
+
+        secure = self.tls or bool(self.ca_file or self.cert_file or self.key_file)
+        return connection(self.address, self.key, secure, self.ca_file, self.cert_file, self.key_file)
+
+
+To = Annotated[Server, Parameter(name="*")]
+HERE = Server()
 
 app = App(
     name="headgate",
@@ -39,6 +77,7 @@ app = App(
     version=__version__,
     suppress_keyboard_interrupt=False,
 )
+app.command(keys)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,17 +137,17 @@ def check_config(file: Path | None = None, *, json: AsJson = False) -> int:
 
 
 @app.command
-def models(*, address: Address = LOCAL, json: AsJson = False) -> int:
+def models(*, to: To = HERE, json: AsJson = False) -> int:
     """List what a running server lets callers name."""
     from headgate_server.cli import remote
 
-    return remote.models(address, as_json=json)
+    return remote.models(to.connection(), as_json=json)
 
 
 @app.command
 def call(
     *prompt: str,
-    address: Address = LOCAL,
+    to: To = HERE,
     model: Annotated[str, Parameter(name=["--model", "-m"])] = "",
     data: Annotated[str, Parameter(name=["--data", "-d"], allow_leading_hyphen=True)] = "",
     header: Annotated[tuple[str, ...], Parameter(negative=())] = (),
@@ -137,15 +176,15 @@ def call(
 
     request = remote.generate_request(model, " ".join(prompt), data)
     metadata = remote.metadata(header)
-    return remote.call(address, request, metadata, deadline, unary=unary, as_json=json)
+    return remote.call(to.connection(), request, metadata, deadline, unary=unary, as_json=json)
 
 
 @app.command
-def health(*, address: Address = LOCAL, json: AsJson = False) -> int:
+def health(*, to: To = HERE, json: AsJson = False) -> int:
     """Show how a running server and its providers do."""
     from headgate_server.cli import remote
 
-    return remote.health(address, as_json=json)
+    return remote.health(to.connection(), as_json=json)
 
 
 @app.command

@@ -16,14 +16,14 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from headgate import v1 as pb
 
+from headgate_server.cli.connection import Connection, Metadata
 from headgate_server.cli.exits import FAILED, OK, UNREACHABLE, USAGE, Failed
-from headgate_server.cli.terminal import AnswerPrinter, enum_name, printable, table
+from headgate_server.cli.terminal import AnswerPrinter, enum_name, table
+from headgate_server.printing import printable
 
 QUESTION_SECONDS = 10.0
 
 _METADATA_NAME = re.compile(r"[0-9a-z_.-]+")
-
-Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 def generate_request(model: str, prompt: str, data: str) -> pb.GenerateRequest:
@@ -66,7 +66,7 @@ def metadata(headers: Sequence[str]) -> Metadata:
 
 
 def call(
-    address: str,
+    connection: Connection,
     request: pb.GenerateRequest,
     metadata: Metadata,
     deadline: float,
@@ -76,7 +76,8 @@ def call(
 ) -> int:
     """Generates, and prints the answer as it comes."""
     printer = AnswerPrinter(sys.stdout)
-    with _connected(address, as_json) as stub:
+    metadata += connection.metadata
+    with _connected(connection, as_json) as stub:
         if unary:
             answer = stub.Generate(request, metadata=metadata, timeout=deadline)
             _print_json(answer) if as_json else printer.answer(answer)
@@ -89,14 +90,14 @@ def call(
     return OK
 
 
-def models(address: str, *, as_json: bool) -> int:
+def models(connection: Connection, *, as_json: bool) -> int:
     """Prints every model, from as many pages as there are."""
     everything = pb.ListModelsResponse()
-    with _connected(address, as_json) as stub:
+    with _connected(connection, as_json) as stub:
         page = pb.ListModelsResponse(next_page_token="")
         while True:
             request = pb.ListModelsRequest(page_token=page.next_page_token)
-            page = stub.ListModels(request, timeout=QUESTION_SECONDS)
+            page = stub.ListModels(request, timeout=QUESTION_SECONDS, metadata=connection.metadata)
             everything.models.extend(page.models)
             if not page.next_page_token:
                 break
@@ -108,10 +109,10 @@ def models(address: str, *, as_json: bool) -> int:
     return OK
 
 
-def health(address: str, *, as_json: bool) -> int:
+def health(connection: Connection, *, as_json: bool) -> int:
     """Prints how server and providers do; fails unless the server serves."""
-    with _connected(address, as_json) as stub:
-        answer = stub.Health(pb.HealthRequest(), timeout=QUESTION_SECONDS)
+    with _connected(connection, as_json) as stub:
+        answer = stub.Health(pb.HealthRequest(), timeout=QUESTION_SECONDS, metadata=connection.metadata)
     if as_json:
         _print_json(answer)
     else:
@@ -138,12 +139,12 @@ def _print_health(answer: pb.HealthResponse) -> None:
 
 
 @contextmanager
-def _connected(address: str, as_json: bool) -> Iterator[pb.InferenceServiceStub]:
-    with grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", -1)]) as channel:
+def _connected(connection: Connection, as_json: bool) -> Iterator[pb.InferenceServiceStub]:
+    with connection.channel() as channel:
         try:
             yield pb.InferenceServiceStub(channel)
         except grpc.RpcError as error:
-            _fail(error, address, as_json)
+            _fail(error, connection.address, as_json)
 
 
 def _fail(error: grpc.RpcError, address: str, as_json: bool) -> NoReturn:

@@ -8,12 +8,7 @@ from typing import TextIO
 
 from headgate import v1 as pb
 
-_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"}
-
-
-def printable(text: str) -> str:
-    """The text with control characters written out, except tab and line feed."""
-    return text.translate(_ESCAPES)
+from headgate_server.printing import printable
 
 
 def warn(text: str) -> None:

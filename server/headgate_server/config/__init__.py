@@ -6,21 +6,17 @@ package reads the environment.
 """
 
 from headgate_server.config.file import ConfigError, Problem
+from headgate_server.config.identity import Auth, Tls
+from headgate_server.config.limits import Limit, LimitEstimate, LimitRule, Limits, LimitStore
 from headgate_server.config.loading import load, named_file
 from headgate_server.config.tree import (
     Admin,
     Alias,
-    Auth,
     Clocks,
     Config,
     EntraCredential,
     GoogleCredential,
     HealthChecks,
-    Limit,
-    LimitEstimate,
-    LimitRule,
-    Limits,
-    LimitStore,
     MockFailure,
     MockOptions,
     MockUsage,
@@ -63,6 +59,7 @@ __all__ = [
     "Server",
     "TargetReference",
     "Telemetry",
+    "Tls",
     "TokenService",
     "Treatment",
     "load",

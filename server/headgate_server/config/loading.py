@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields
 from fnmatch import fnmatchcase
 from pathlib import Path
-from ssl import SSLError
 from types import NoneType
 from typing import Any, TypeVar, get_args
 from urllib.parse import urlsplit
@@ -18,19 +16,20 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from headgate_server.config.file import ConfigError, Document, Key, read
+from headgate_server.config.identity import Auth, JwtIssuer
+from headgate_server.config.limits import Limits
+from headgate_server.config.named_files import sections, take_in_files
+from headgate_server.config.section import Section
 from headgate_server.config.tree import (
     CREDENTIALS,
     Admin,
     Alias,
-    Auth,
     Config,
     Credential,
     EntraCredential,
-    Limits,
     OAuthCredential,
     Provider,
     RoutingRule,
-    Section,
     Server,
 )
 from headgate_server.config.values import is_loopback, split_address
@@ -38,7 +37,6 @@ from headgate_server.credentials import google_extra_missing
 from headgate_server.providers import UnresolvedProvider, resolve, token_type
 from headgate_server.providers.hosts import HOSTS, Host, Quirks
 from headgate_server.spelling import did_you_mean
-from headgate_server.transports.connections import ClientCertificate, tls_context
 
 S = TypeVar("S", bound=Section)
 
@@ -49,6 +47,7 @@ WORDING = {
     "model_type": "must be a mapping",
     "too_short": "must not be empty",
     "tuple_type": "must be a list",
+    "timezone_aware": "must have a time zone, such as 2027-01-31T00:00:00Z",
     "byte_size": "must be a size, such as 4194304 or 4MiB",
 }
 
@@ -63,9 +62,7 @@ def load(path: Path | None, environment: Mapping[str, str]) -> Config:
     document = _demo(environment) if path is None else read(path, environment)
     _apply_environment(document, environment)
     folder = path.parent.absolute() if path else Path()
-    _read_secret_files(document, folder)
-    _find_tls_files(document, folder)
-    _find_credential_files(document, folder)
+    take_in_files(document, folder)
     _apply_proxies(document, environment)
     config: Config | None = None
     try:
@@ -123,101 +120,8 @@ def _override_port(
         document.report((name, "listen"), "must be a port number")
 
 
-def _providers_read(document: Document) -> Iterator[tuple[Key, dict[str, Any]]]:
-    """What was read of each provider, right or wrong."""
-    for name, values in document.section("providers").items():
-        if isinstance(values, dict):
-            yield ("providers", name), values
-
-
-def _credentials_read(document: Document) -> Iterator[tuple[Key, dict[str, Any]]]:
-    """What was read of each provider's credential, right or wrong."""
-    for place, provider in _providers_read(document):
-        if isinstance(provider.get("credential"), dict):
-            yield (*place, "credential"), provider["credential"]
-
-
-def _read_secret_files(document: Document, folder: Path) -> None:
-    """Puts what each api_key_file holds into api_key, and each client_secret_file into client_secret."""
-    for place, values in _providers_read(document):
-        _read_secret(document, folder, place, values, "api_key", "key")
-    for place, values in _credentials_read(document):
-        _read_secret(document, folder, place, values, "client_secret", "secret")
-    if isinstance(store := document.section("limits").get("store"), dict):
-        _read_secret(document, folder, ("limits", "store"), store, "url", "address")
-
-
-def _read_secret(document: Document, folder: Path, place: Key, values: dict[str, Any], name: str, noun: str) -> None:
-    if not values.get(f"{name}_file"):
-        return
-    key: Key = (*place, f"{name}_file")
-    if values.get(name) is not None:
-        document.report(key, f"must not stand beside {name}: the {noun} comes from one place")
-        return
-    try:
-        values[name] = (folder / str(values[f"{name}_file"])).read_text("utf-8").strip() or None
-    except (OSError, ValueError) as error:
-        document.report(key, f"cannot be read: {getattr(error, 'strerror', None) or error}")
-        return
-    if values[name] is None:
-        document.report(key, f"holds no {noun}")
-
-
-def _find_tls_files(document: Document, folder: Path) -> None:
-    """Makes each ca_file and client certificate a path from here, and sees that it can be used."""
-    for place, values in (*_providers_read(document), *_credentials_read(document)):
-        if not values.get("ca_file"):
-            continue
-        values["ca_file"] = folder / str(values["ca_file"])
-        try:
-            tls_context(values["ca_file"])
-        except OSError as error:
-            reason = "holds no certificate in PEM" if isinstance(error, SSLError) else error.strerror
-            document.report((*place, "ca_file"), f"cannot be used: {reason}")
-    for place, values in _providers_read(document):
-        if values.get("client_certificate_file"):
-            _find_client_certificate(document, folder, place, values)
-
-
-def _find_client_certificate(document: Document, folder: Path, place: Key, values: dict[str, Any]) -> None:
-    for name in ("client_certificate_file", "client_key_file"):
-        if not values.get(name):
-            continue
-        values[name] = folder / str(values[name])
-        try:
-            values[name].read_bytes()
-        except OSError as error:
-            document.report((*place, name), f"cannot be used: {error.strerror}")
-            return
-    key_file = values.get("client_key_file")
-    try:
-        tls_context(None, ClientCertificate(values["client_certificate_file"], key_file))
-    except SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
-            reason = "is not the key of client_certificate_file"
-        else:
-            reason = "certificate and unencrypted private key are not both there in PEM"
-        document.report((*place, "client_key_file" if key_file else "client_certificate_file"), reason)
-
-
-def _find_credential_files(document: Document, folder: Path) -> None:
-    """Makes the files of each credential paths from here, and sees that they can be used."""
-    for place, values in _credentials_read(document):
-        for name in ("file", "federated_token_file"):
-            if not values.get(name):
-                continue
-            values[name] = folder / str(values[name])
-            try:
-                text = values[name].read_text("utf-8")
-                if name == "file" and not isinstance(json.loads(text), dict):
-                    document.report((*place, name), "is not a JSON object")
-            except (OSError, ValueError) as error:
-                reason = f"cannot be read: {getattr(error, 'strerror', None) or 'it is not JSON'}"
-                document.report((*place, name), reason)
-
-
 def _apply_proxies(document: Document, environment: Mapping[str, str]) -> None:
-    """Gives each provider without a proxy of its own the one of the environment."""
+    """Gives what is reached without a proxy of its own the one of the environment."""
     for name, values in document.section("providers").items():
         provider = _sound(Provider, values)
         if provider is None or not isinstance(values, dict):
@@ -233,6 +137,10 @@ def _apply_proxies(document: Document, environment: Mapping[str, str]) -> None:
             host, _ = resolve(name, provider)
             if (found := _proxy(host.base_url, environment)) and host.adapter != "mock":
                 values["proxy"], document.variables[("providers", name, "proxy")] = found
+    for place, values in sections(document, "auth", "jwt"):
+        issuer = _sound(JwtIssuer, values)
+        if issuer and issuer.proxy is None and (found := _proxy(issuer.jwks_url, environment)):
+            values["proxy"], document.variables[(*place, "proxy")] = found
 
 
 def _proxy(address: str, environment: Mapping[str, str]) -> tuple[str, str] | None:
@@ -254,6 +162,8 @@ def _report(document: Document, details: ErrorDetails) -> None:
     key = (*path[:3], *path[4:]) if path[2:3] == ("credential",) else path  # without the type, which pydantic adds
     if kind == "too_short" and document.faulty(key):
         return  # pydantic counts only the items that are right
+    if kind == "value_error" and document.faulty(key):
+        return  # something inside is known to be wrong, and may be the cause
     if kind == "missing" and document.faulty((*key[:-1], f"{key[-1]}_file")):
         return  # it would have come from that file
     if kind == "extra_forbidden":
@@ -285,7 +195,7 @@ def _names(key: Key) -> list[str]:
 
 def _check(document: Document) -> None:
     """Reports what single values do not show; whatever is already known to be wrong is not judged twice."""
-    checks = (_listener, _providers, _targets, _rules, _limits)
+    checks = (_listener, _certificates, _providers, _targets, _rules, _limits)
     for key, reason in (problem for check in checks for problem in check(document)):
         if not document.faulty(key):
             document.report(key, reason)
@@ -294,14 +204,20 @@ def _check(document: Document) -> None:
 def _listener(document: Document) -> Iterator[tuple[Key, str]]:
     server = _sound(Server, document.section("server"))
     auth = _sound(Auth, document.section("auth"))
-    if server and auth and not auth.anonymous and not document.faulty(("auth",)):
+    if server and auth and not auth.anonymous and not auth.authenticates and not document.faulty(("auth",)):
         host, _ = split_address(server.listen)
         if not is_loopback(host):
             yield (
                 ("server", "listen"),
-                f"{host} is open to other machines, and callers are not authenticated: listen on 127.0.0.1, or say "
-                "auth: {anonymous: true}",
+                f"{host} is open to other machines, and callers are not authenticated: listen on 127.0.0.1, give them "
+                "a way in (auth: keys, store, jwt or mtls), or say auth: {anonymous: true}",
             )
+
+
+def _certificates(document: Document) -> Iterator[tuple[Key, str]]:
+    tls = document.section("server").get("tls")
+    if document.section("auth").get("mtls") and not (isinstance(tls, dict) and tls.get("client_ca_file")):
+        yield ("auth", "mtls"), "needs server.tls.client_ca_file: nobody shows a certificate otherwise"
 
 
 def _providers(document: Document) -> Iterator[tuple[Key, str]]:

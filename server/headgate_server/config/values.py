@@ -16,6 +16,7 @@ from headgate_server.providers.hosts import Quirks
 
 KIB = 1024
 MIB = 1024 * KIB
+MASK = "********"
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _API_VERSION = re.compile(r"[0-9a-z.-]*")
@@ -45,6 +46,12 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def masked_password(proxy: str | None) -> str | None:
+    """The proxy's address without user and password."""
+    before, at, after = (proxy or "").rpartition("@")
+    return f"{before.partition('//')[0]}//{MASK}@{after}" if at else proxy
 
 
 def _listen_address(text: str) -> str:

@@ -12,6 +12,8 @@ from headgate import v1 as pb
 
 from headgate_server.call import Call
 from headgate_server.errors import GatewayError, InvalidRequest
+from headgate_server.principal import ANONYMOUS
+from headgate_server.redaction import redacted
 
 MAX_TEXT = 256
 
@@ -29,7 +31,7 @@ async def access_log(call: Call) -> AsyncIterator[None]:
         log.info("call", **_line(call, error))
         if error and error.vendor_detail:
             # A vendor's words may repeat the prompt: they are for those who ask for them.
-            log.debug("vendor_detail", detail=error.vendor_detail)
+            log.debug("vendor_detail", detail=redacted(error.vendor_detail))
 
 
 def _line(call: Call, error: GatewayError | None) -> dict[str, Any]:
@@ -39,6 +41,8 @@ def _line(call: Call, error: GatewayError | None) -> dict[str, Any]:
         "code": error.code.name if error else "OK",
         "duration_ms": round(call.elapsed() * 1000, 3),
     }
+    if call.principal is not ANONYMOUS:
+        line |= {"tenant": call.principal.tenant, "key_id": call.principal.key_id}
     if error:
         line["reason"] = error.reason
         line["error"] = error.message[:MAX_TEXT]

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 from urllib.parse import quote
 
-from headgate_server.config.tree import Limit as LimitConfig, LimitRule
+from headgate_server.config.limits import Limit as LimitConfig, LimitRule
 from headgate_server.limits.quota import MICROS, Limit, limit
 from headgate_server.principal import Principal
 

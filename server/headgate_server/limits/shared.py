@@ -23,7 +23,7 @@ from headgate_server.limits.quota import MICROS, Take, Verdict
 from headgate_server.limits.wire import MOST_OPERATIONS, Operation, StoreUnavailable, Wire, connect, packed, verdict
 
 if TYPE_CHECKING:
-    from headgate_server.config.tree import LimitStore
+    from headgate_server.config.limits import LimitStore
 
 FAILURES_TO_DEGRADE = 3
 TEND_SECONDS = 0.25

@@ -82,7 +82,9 @@ REQUEST_ID_HEADERS = (
     "x-ds-trace-id",
     "x-inference-request-id",
 )
-MAX_FACT = 128
+CODE = re.compile(r"[A-Za-z0-9_.:/-]{1,64}")
+"""A code is a word: a sentence in its place is the vendor's text, which no caller gets."""
+WORD = re.compile(r"[!-~]{1,128}")
 MAX_DETAIL = 2048
 DURATION = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m(?!s))?(?:(\d{1,9}(?:\.\d{1,9})?)s)?(?:(\d{1,9})ms)?")
 JUST_AFTER_EPOCH = datetime.fromisoformat("2001-01-01T00:00:00+00:00").timestamp()
@@ -123,12 +125,16 @@ def provider_error(
     resource: Resource | None = None,
 ) -> ProviderError:
     """The error with our own public text; the vendor's `detail` is for the log."""
-    facts = {"http_status": str(status or ""), "provider_code": code, "provider_request_id": request_id}
+    facts = {
+        "http_status": str(status or ""),
+        "provider_code": code if CODE.fullmatch(code) else "",
+        "provider_request_id": request_id if WORD.fullmatch(request_id) else "",
+    }
     return leaf(
         PUBLIC_TEXTS[leaf],
         retry_after=retry_after,
         resource=resource,
-        facts={name: fact[:MAX_FACT] for name, fact in facts.items() if fact},
+        facts={name: fact for name, fact in facts.items() if fact},
         vendor_detail=detail[:MAX_DETAIL],
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import bisect
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -14,6 +14,7 @@ import headgate_server
 from headgate_server import validation
 from headgate_server.call import Call, CallRegistry
 from headgate_server.errors import InvalidRequest
+from headgate_server.principal import Principal
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
@@ -47,7 +48,7 @@ class InferenceServicer:
     async def ListModels(self, request: pb.ListModelsRequest, call: Call) -> pb.ListModelsResponse:
         validation.check_list_models(request)
         size = min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
-        models = call.runtime.models
+        models = _usable(call.runtime.models, call.principal)
         first = bisect.bisect_right(models, _last_name(request.page_token), key=lambda model: model.name)
         page = models[first : first + size]
         more = first + size < len(models)
@@ -65,6 +66,17 @@ class InferenceServicer:
             providers=[served.states.health() for served in call.runtime.providers.values()],
             active_calls=len(self._calls) - 1,
         )
+
+
+def _usable(models: Sequence[pb.Model], principal: Principal) -> Sequence[pb.Model]:
+    """The models that a principal may ask for and that one of its providers has."""
+    if not principal.allowed_models and not principal.allowed_providers:
+        return models
+    return [
+        model
+        for model in models
+        if principal.may_use_model(model.name) and any(map(principal.may_use_provider, model.providers))
+    ]
 
 
 def _token(name: str) -> str:

@@ -20,7 +20,7 @@ from headgate_server.errors import (
 from headgate_server.json_codec import JsonObject, clip
 from headgate_server.providers.base import Target
 from headgate_server.providers.failures import (
-    MAX_FACT,
+    WORD,
     classified,
     duration,
     error_object,
@@ -88,4 +88,5 @@ def _is_daily(failure: JsonObject) -> bool:
 
 
 def _resource(info: JsonObject) -> Resource:
-    return Resource(str(info.get("resourceType") or "")[:MAX_FACT], str(info.get("resourceName") or "")[:MAX_FACT])
+    named = (str(info.get(name) or "") for name in ("resourceType", "resourceName"))
+    return Resource(*(name if WORD.fullmatch(name) else "" for name in named))

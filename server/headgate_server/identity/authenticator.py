@@ -1,0 +1,173 @@
+"""Who a caller is, from what it presents."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Protocol
+
+from headgate_server.call import Call
+from headgate_server.errors import (
+    GatewayError,
+    GatewayOverloaded,
+    InvalidCredentials,
+    MissingCredentials,
+    TooManyFailures,
+)
+from headgate_server.identity.credentials import presented_token
+from headgate_server.identity.events import SecurityEvent, SecurityEvents
+from headgate_server.identity.failures import FailedAttempts, peer_address
+from headgate_server.identity.jwt import Issuer, Verified, stated
+from headgate_server.identity.keys import PREFIX, claimed_id, digest, is_whole
+from headgate_server.identity.mtls import CertificateRule, certified
+from headgate_server.identity.records import KeyRecord, Refused
+from headgate_server.principal import ANONYMOUS, Principal
+
+MAX_VERIFIED = 10_000
+RETRY_AFTER_SECONDS = 1.0
+
+# One text for all, so that a caller learns nothing of what was wrong.
+INVALID = "the credentials are not valid"
+MISSING = "credentials are required: authorization: Bearer, or x-api-key"
+TOO_MANY = "too many failed attempts from this address"
+
+
+class KeySource(Protocol):
+    """Where keys are kept. `is_known` is False until it could be read for the first time."""
+
+    @property
+    def is_known(self) -> bool: ...
+
+    def get(self, key_id: str) -> KeyRecord | None: ...
+
+
+class VerifiedTokens:
+    """Tokens that were verified, so that a signature is checked once. They are known by a keyed hash alone."""
+
+    def __init__(self) -> None:
+        self._secret = secrets.token_bytes(32)
+        self._found: OrderedDict[bytes, tuple[Verified, Issuer, int]] = OrderedDict()
+
+    def get(self, token: str, issuers: Mapping[str, Issuer], now: float) -> Principal | None:
+        """Whom the token stands for, while it holds and nothing has changed of its issuer and its keys."""
+        found = self._found.get(self._name(token))
+        if found is None:
+            return None
+        verified, issuer, generation = found
+        if now >= verified.expires_at or issuers.get(issuer.name) is not issuer or generation != issuer.keys.generation:
+            return None
+        return verified.principal
+
+    def put(self, token: str, verified: Verified, issuer: Issuer) -> None:
+        """Remembers a token; of very many, the oldest is forgotten."""
+        self._found[self._name(token)] = (verified, issuer, issuer.keys.generation)
+        if len(self._found) > MAX_VERIFIED:
+            self._found.popitem(last=False)
+
+    def _name(self, token: str) -> bytes:
+        return blake2b(token.encode(), key=self._secret, digest_size=16).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticator:
+    """Takes API keys, tokens of identity providers, and certificates, whichever are configured.
+
+    What a caller presents must be good: nobody is let in as anonymous with credentials that fail.
+    """
+
+    anonymous: bool
+    pepper: bytes
+    keys: Sequence[KeySource]
+    issuers: Mapping[str, Issuer]
+    certificates: Sequence[CertificateRule]
+    failures: FailedAttempts
+    events: SecurityEvents
+    verified: VerifiedTokens
+
+    @property
+    def takes_credentials(self) -> bool:
+        """Anything but anonymous callers is configured."""
+        return bool(self.keys or self.issuers or self.certificates)
+
+    async def authenticate(self, call: Call) -> Principal:
+        """Who calls.
+
+        Raises:
+            MissingCredentials: nobody says.
+            InvalidCredentials: what is presented is not good; the log says why.
+            TooManyFailures: that happened too often at this address.
+            GatewayOverloaded: the key store could not be read yet.
+        """
+        if not self.takes_credentials:
+            return ANONYMOUS
+        try:
+            token = presented_token(call.metadata)
+            if token is None:
+                return self._without_token(call)
+            if token.startswith(PREFIX):
+                return self._of_api_key(token, time.time())
+            return await self._of_jwt(token, call)
+        except Refused as refused:
+            raise self._refusal(refused, call) from None
+
+    def _without_token(self, call: Call) -> Principal:
+        if self.certificates and (principal := certified(self.certificates, call.context.auth_context() or {})):
+            return principal
+        if self.anonymous:
+            return ANONYMOUS
+        self.events.failed(_failure(Refused("missing"), peer_address(call.peer)))
+        raise MissingCredentials(MISSING)
+
+    def _of_api_key(self, token: str, now: float) -> Principal:
+        name = claimed_id(token)
+        if name is None:
+            raise Refused("malformed")
+        try:
+            return self._record(name).admit(digest(self.pepper, token), now)
+        except (Refused, GatewayOverloaded):
+            if is_whole(token):  # which a good key need not be asked
+                raise
+            raise Refused("malformed") from None
+
+    def _record(self, name: str) -> KeyRecord:
+        for source in self.keys:
+            if record := source.get(name):
+                return record
+        if not all(source.is_known for source in self.keys):
+            raise GatewayOverloaded("the key store cannot be read yet", retry_after=RETRY_AFTER_SECONDS)
+        raise Refused("unknown_key", key_id=name)
+
+    async def _of_jwt(self, token: str, call: Call) -> Principal:
+        if principal := self.verified.get(token, self.issuers, time.time()):
+            return principal
+        if self.failures.wait(peer_address(call.peer), time.monotonic()):
+            raise Refused("too_many_failures")  # a signature costs more to verify than a call to refuse
+        claimed = stated(token) if self.issuers and token.count(".") == 2 else None
+        if claimed is None:
+            raise Refused("malformed")
+        issuer = self.issuers.get(claimed[0])
+        if issuer is None:
+            raise Refused("unknown_issuer")
+        verified = await issuer.verify(token, claimed[1])
+        self.verified.put(token, verified, issuer)
+        return verified.principal
+
+    def _refusal(self, refused: Refused, call: Call) -> GatewayError:
+        """The error for the caller; the reason goes into the log alone."""
+        address, now = peer_address(call.peer), time.monotonic()
+        wait = self.failures.wait(address, now)
+        self.events.failed(_failure(refused, address))
+        if wait:
+            return TooManyFailures(TOO_MANY, retry_after=wait)
+        self.failures.record(address, now)
+        return InvalidCredentials(INVALID)
+
+
+def _failure(refused: Refused, address: str) -> SecurityEvent:
+    return SecurityEvent(
+        "login_failed", reason=refused.reason, tenant=refused.tenant, key_id=refused.key_id, address=address
+    )

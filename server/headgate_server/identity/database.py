@@ -1,0 +1,183 @@
+"""The key store in SQLite or PostgreSQL. Needs the extra [sql] or [postgres]; imported where a store is configured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, String, event, func, insert, select, update
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from headgate_server.config.limits import Limit
+from headgate_server.identity.events import SecurityEvent
+from headgate_server.identity.key_store import Changes
+from headgate_server.identity.keys import ApiKey, digest, new_key
+from headgate_server.identity.migrations import upgrade
+from headgate_server.identity.records import KeyRecord, NewKey, NoSuchKey
+from headgate_server.identity.tables import keys, revisions, security_events
+from headgate_server.principal import Principal
+from headgate_server.printing import printable
+
+CONNECT_SECONDS = 5
+DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
+
+
+class SqlKeyDatabase:
+    """Keys and security events in two tables, with a counter of changes by which servers notice them."""
+
+    def __init__(self, url: str, *, migrates: bool) -> None:
+        self._engine = _engine(make_url(url))
+        self._migrates = migrates
+
+    async def prepare(self) -> None:
+        """Makes or migrates the tables, unless an operator does it by command."""
+        if self._migrates:
+            await self.migrate()
+
+    async def migrate(self) -> None:
+        """Makes or migrates the tables."""
+        async with self._engine.begin() as connection:
+            await connection.run_sync(upgrade)
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        await self._engine.dispose()
+
+    async def changes(self, revision: int, known: Set[str]) -> Changes:
+        """The keys that changed; or all of them, if some vanished or the database was put back to an older state."""
+        async with self._engine.connect() as connection:
+            current, number = (await connection.execute(_STATE)).one()
+            if current == revision and number == len(known):
+                return Changes(revision, {}, complete=False)
+            changed = await _records(connection, keys.c.revision > revision)
+            complete = current < revision or len(known | changed.keys()) != number
+            return Changes(current, await _records(connection) if complete else changed, complete)
+
+    async def list(self) -> Sequence[Mapping[str, Any]]:
+        """Every key, oldest first, as a mapping of columns without the digests."""
+        async with self._engine.connect() as connection:
+            rows = await connection.execute(select(keys).order_by(keys.c.created_at, keys.c.id))
+            return [_shown(row) for row in rows]
+
+    async def create(self, key: NewKey, pepper: bytes, now: float, actor: str) -> ApiKey:
+        """A new key; only its digest is kept."""
+        made = new_key()
+        values = {**asdict(key), "id": made.id, "digest": digest(pepper, made.text).hex(), "created_at": now}
+        async with self._engine.begin() as connection:
+            values |= {"previous_digest": "", "revision": await _next_revision(connection)}
+            await connection.execute(insert(keys).values(values))
+            await _append(connection, [_change("key_created", made.id, key.tenant, now, actor)])
+        return made
+
+    async def rotate(self, key_id: str, pepper: bytes, now: float, grace: float, actor: str) -> ApiKey:
+        """A new secret for a key; the one before is good for `grace` seconds more.
+
+        Raises:
+            NoSuchKey: it is not there, or revoked.
+        """
+        made = new_key(key_id)
+        async with self._engine.begin() as connection:
+            revision = await _next_revision(connection)
+            tenant = await self._change(
+                connection,
+                key_id,
+                revision=revision,
+                previous_digest=keys.c.digest,
+                previous_expires_at=now + grace,
+                digest=digest(pepper, made.text).hex(),
+                rotated_at=now,
+            )
+            await _append(connection, [_change("key_rotated", key_id, tenant, now, actor)])
+        return made
+
+    async def revoke(self, key_id: str, now: float, actor: str) -> None:
+        """Ends a key for good.
+
+        Raises:
+            NoSuchKey: it is not there, or already revoked.
+        """
+        async with self._engine.begin() as connection:
+            revision = await _next_revision(connection)
+            tenant = await self._change(connection, key_id, revision=revision, revoked_at=now)
+            await _append(connection, [_change("key_revoked", key_id, tenant, now, actor)])
+
+    async def append(self, events: Sequence[SecurityEvent]) -> None:
+        """Adds security events."""
+        async with self._engine.begin() as connection:
+            await _append(connection, events)
+
+    async def _change(self, connection: AsyncConnection, key_id: str, **values: Any) -> str:
+        """Changes a key that is not revoked; its tenant."""
+        statement = update(keys).where(keys.c.id == key_id, keys.c.revoked_at.is_(None)).values(values)
+        tenant: str | None = (await connection.execute(statement.returning(keys.c.tenant))).scalar()
+        if tenant is None:
+            raise NoSuchKey(key_id)
+        return tenant
+
+
+_STATE = select(revisions.c.value, select(func.count()).select_from(keys).scalar_subquery())
+
+
+def _engine(url: URL) -> AsyncEngine:
+    url = url.set(drivername=DRIVERS.get(url.drivername, url.drivername))
+    if url.get_backend_name() != "sqlite":
+        arguments = {"connect_timeout": CONNECT_SECONDS}
+        return create_async_engine(url, pool_size=2, max_overflow=2, pool_recycle=1800, connect_args=arguments)
+    engine = create_async_engine(url, connect_args={"timeout": CONNECT_SECONDS})
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def set_up(connection: Any, _record: Any) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")  # a reader then never waits for a writer
+
+    return engine
+
+
+async def _next_revision(connection: AsyncConnection) -> int:
+    statement = update(revisions).values(value=revisions.c.value + 1).returning(revisions.c.value)
+    return int((await connection.execute(statement)).scalar_one())
+
+
+async def _append(connection: AsyncConnection, events: Sequence[SecurityEvent]) -> None:
+    await connection.execute(insert(security_events), [_row(event) for event in events])
+
+
+def _row(event: SecurityEvent) -> dict[str, Any]:
+    """What was presented may be anything, and one row that does not fit would hold up all others."""
+    row: dict[str, Any] = {**asdict(event), "detail": dict(event.detail)}
+    for column in security_events.columns:
+        if isinstance(column.type, String):
+            row[column.name] = printable(row[column.name])[: column.type.length]
+    return row
+
+
+def _change(kind: str, key_id: str, tenant: str, now: float, actor: str) -> SecurityEvent:
+    return SecurityEvent(kind, tenant=tenant, key_id=key_id, time=now, detail={"actor": actor})
+
+
+async def _records(connection: AsyncConnection, *where: ColumnElement[bool]) -> dict[str, KeyRecord]:
+    rows = await connection.execute(select(keys).where(*where))
+    return {row.id: _record(row) for row in rows}
+
+
+def _record(row: Row[Any]) -> KeyRecord:
+    return KeyRecord(
+        principal=Principal(
+            tenant=row.tenant,
+            key_id=row.id,
+            roles=frozenset(row.roles),
+            allowed_models=tuple(row.allowed_models),
+            allowed_providers=tuple(row.allowed_providers),
+            limits=tuple(map(Limit.model_validate, row.limits)),
+        ),
+        digest=bytes.fromhex(row.digest),
+        previous_digest=bytes.fromhex(row.previous_digest),
+        previous_expires_at=row.previous_expires_at,
+        expires_at=row.expires_at,
+        revoked=row.revoked_at is not None,
+    )
+
+
+def _shown(row: Row[Any]) -> Mapping[str, Any]:
+    return {name: value for name, value in row._mapping.items() if not name.endswith("digest") and name != "revision"}

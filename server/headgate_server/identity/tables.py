@@ -1,0 +1,71 @@
+"""The tables of the key store. The migrations make them; a change here needs one."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Column, DateTime, Integer, MetaData, String, Table
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+
+metadata = MetaData()
+
+
+class Moment(TypeDecorator[float]):
+    """A point in time: seconds since the epoch here, a timestamp of UTC in the database."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: float | None, dialect: Dialect) -> datetime | None:
+        """To the database."""
+        return None if value is None else datetime.fromtimestamp(value, UTC)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> float | None:
+        """From the database; SQLite forgets the zone."""
+        return None if value is None else (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+
+
+# One row: the number of changes ever made. Whoever changes a key counts it up in the same transaction, and so holds its
+# lock until the commit: revisions become visible in order, and none can be missed by who reads them.
+revisions = Table(
+    "headgate_key_revision",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("value", BigInteger, nullable=False),
+)
+
+keys = Table(
+    "headgate_keys",
+    metadata,
+    Column("id", String(12), primary_key=True),
+    Column("name", String(256), nullable=False),
+    Column("tenant", String(256), nullable=False, index=True),
+    Column("digest", String(64), nullable=False),
+    Column("previous_digest", String(64), nullable=False),
+    Column("previous_expires_at", Moment),
+    Column("roles", JSON, nullable=False),
+    Column("allowed_models", JSON, nullable=False),
+    Column("allowed_providers", JSON, nullable=False),
+    Column("limits", JSON, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("rotated_at", Moment),
+    Column("expires_at", Moment),
+    Column("revoked_at", Moment),
+    Column("revision", BigInteger, nullable=False, index=True),
+)
+
+security_events = Table(
+    "headgate_security_events",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("time", Moment, nullable=False, index=True),
+    Column("kind", String(64), nullable=False),
+    Column("reason", String(64), nullable=False),
+    Column("tenant", String(256), nullable=False),
+    Column("key_id", String(512), nullable=False),
+    Column("address", String(64), nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("detail", JSON, nullable=False),
+)
