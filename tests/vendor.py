@@ -68,7 +68,7 @@ class Exchange:
 
     async def answer(self, status: int, body: bytes | Any, headers: dict[str, str] | None = None) -> None:
         """A whole answer; what is not bytes goes out as JSON."""
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        data = body if isinstance(body, bytes) else json_bytes(body)
         lines = [f"HTTP/1.1 {status} Whatever", f"content-length: {len(data)}"]
         lines += [f"{name}: {value}" for name, value in {**JSON_HEADERS, **(headers or {})}.items()]
         await self.write("\r\n".join([*lines, "", ""]).encode() + data)
@@ -159,9 +159,14 @@ async def _read_request(reader: _WatchedReader, writer: asyncio.StreamWriter) ->
     return Exchange(method, path, headers, body, writer, reader.closed)
 
 
+def json_bytes(value: Any) -> bytes:
+    """The value as JSON."""
+    return json.dumps(value).encode()
+
+
 def sse(event: Any, kind: str = "") -> bytes:
     """One server-sent event, its data as JSON unless it is bytes."""
-    data = event if isinstance(event, bytes) else json.dumps(event).encode()
+    data = event if isinstance(event, bytes) else json_bytes(event)
     return (f"event: {kind}\n".encode() if kind else b"") + b"data: " + data + b"\n\n"
 
 
