@@ -168,8 +168,9 @@ class Generation:
 
     def _accounted(self, events: list[pb.StreamGenerateResponse]) -> list[pb.StreamGenerateResponse]:
         """The last events, with the whole call's account in generation_end."""
-        finishes = [event.candidate_end.finish for event in events if event.HasField("candidate_end")]
-        self._call.finish_reasons = [finish_word(finish) for finish in finishes]
+        if not self._attempt.superseded:
+            finishes = [event.candidate_end.finish for event in events if event.HasField("candidate_end")]
+            self._call.finish_reasons = [finish_word(finish) for finish in finishes]
         end = events[-1].generation_end
         self._add_call(end)
         add_cost(end, self._prices)
