@@ -7,7 +7,7 @@ import math
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 import trustme
@@ -215,7 +215,7 @@ async def vendor_with(fault: Fault, times: float = math.inf) -> AsyncIterator[Ve
         await (fault.behave if faults_left >= 0 else answers)(exchange)
 
     if not fault.listens:
-        with _port_without_listener() as port:
+        with port_without_listener() as port:
             yield Vendor(behave, port=port)
         return
     async with Vendor(behave, tls=None if fault.is_trusted else _untrusted()) as vendor:
@@ -227,11 +227,25 @@ def _untrusted() -> ssl.SSLContext:
 
 
 @contextmanager
-def _port_without_listener() -> Iterator[int]:
+def port_without_listener() -> Iterator[int]:
     """A port that refuses connections and that nobody else can listen on meanwhile."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield held.getsockname()[1]
+
+
+@contextmanager
+def port_without_answer() -> Iterator[int]:
+    """A port where every connection is attempted in vain: its queue is full, and nobody takes from it."""
+    with ExitStack() as held:
+        listener = held.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            waiting = held.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
 
 
 async def _begin(exchange: Exchange) -> None:
