@@ -32,22 +32,27 @@ HALF = 40
 """Bytes of an answer that end within its first event, or within its JSON."""
 IMPATIENT = {"first_token": CLOCK_SECONDS, "total": CLOCK_SECONDS * 1.2}
 PATIENT_FOR_BYTES = {"first_token": 20.0, "idle": CLOCK_SECONDS, "total": 20.0}
-EMBEDDINGS = {"data": [{"index": 0, "embedding": [1.0, -0.5]}], "model": "m", "usage": {"prompt_tokens": 1}}
 
 
 def healthy_body(exchange: Exchange) -> bytes:
     """What a vendor in good health answers: a matrix, a stream or a completion, as asked."""
     if exchange.path.endswith("/embeddings"):
-        return json_bytes(EMBEDDINGS)
+        rows = [{"index": index, "embedding": [1.0, -0.5]} for index in range(len(exchange.json["input"]))]
+        return json_bytes({"data": rows, "model": "m", "usage": {"prompt_tokens": len(rows)}})
     if exchange.json.get("stream"):
         events = [text_chunk("Hello"), text_chunk(" there"), finish_chunk(), usage_chunk()]
         return b"".join(map(sse, events)) + b"data: [DONE]\n\n"
     return json_bytes(completion())
 
 
+async def begin(exchange: Exchange) -> None:
+    """Status and headers of an answer in good health, so far."""
+    await exchange.begin(headers=SSE_HEADERS if exchange.json.get("stream") else JSON_HEADERS)
+
+
 async def answers(exchange: Exchange) -> None:
     """Good health."""
-    await _begin(exchange)
+    await begin(exchange)
     await exchange.chunk(healthy_body(exchange))
     await exchange.end()
 
@@ -75,7 +80,7 @@ async def stalls(exchange: Exchange) -> None:
 
 
 async def stalls_in_the_body(exchange: Exchange) -> None:
-    await _begin(exchange)
+    await begin(exchange)
     await exchange.caller_closed.wait()
 
 
@@ -101,7 +106,7 @@ async def sends_half_and_stalls(exchange: Exchange) -> None:
 
 async def drips(exchange: Exchange) -> None:
     """All of it, in more time than silence may last, but never silent for long."""
-    await _begin(exchange)
+    await begin(exchange)
     body = healthy_body(exchange)
     for byte in body:
         await exchange.chunk(bytes([byte]))
@@ -115,7 +120,7 @@ async def sends_garbage(exchange: Exchange) -> None:
 
 async def sends_an_error_within_success(exchange: Exchange) -> None:
     error = {"error": {"message": "the vendor's own words", "type": "overloaded_error"}}
-    await _begin(exchange)
+    await begin(exchange)
     await exchange.chunk(sse(error) if exchange.json.get("stream") else json_bytes(error))
     await exchange.end()
 
@@ -248,10 +253,6 @@ def port_without_answer() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-async def _begin(exchange: Exchange) -> None:
-    await exchange.begin(headers=SSE_HEADERS if exchange.json.get("stream") else JSON_HEADERS)
-
-
 async def _send_half(exchange: Exchange) -> None:
-    await _begin(exchange)
+    await begin(exchange)
     await exchange.chunk(healthy_body(exchange)[:HALF])

@@ -51,6 +51,8 @@ class Exchange:
         return json.loads(self.body)
 
     async def write(self, data: bytes) -> None:
+        if self.writer.is_closing():
+            raise ConnectionResetError
         self.writer.write(data)
         await self.writer.drain()
 
@@ -84,6 +86,8 @@ class Exchange:
 
     def reset(self) -> None:
         """Breaks the connection with a TCP reset."""
+        if self.writer.is_closing():
+            return
         raw = self.writer.get_extra_info("socket")
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
@@ -91,10 +95,11 @@ class Exchange:
 
 @dataclass(slots=True)
 class Vendor:
-    """Runs `behave` for each request; keeps every exchange in order."""
+    """Runs `behave` for each request; keeps every exchange in order, unless it is to forget them."""
 
     behave: Behaviour
     tls: ssl.SSLContext | None = None
+    forgets: bool = False
     exchanges: list[Exchange] = field(default_factory=list)
     open_connections: int = 0
     connections: int = 0
@@ -136,9 +141,10 @@ class Vendor:
         self.connections += 1
         try:
             while exchange := await _read_request(reader, writer):
-                async with self._arrived:
-                    self.exchanges.append(exchange)
-                    self._arrived.notify_all()
+                if not self.forgets:
+                    async with self._arrived:
+                        self.exchanges.append(exchange)
+                        self._arrived.notify_all()
                 await self.behave(exchange)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
