@@ -121,11 +121,12 @@ async def check_closed(vendor: Vendor, fault: Fault) -> None:
 @pytest.mark.parametrize("rpc", RPCS)
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
 async def test_a_lone_target_that_is_asked_once_fails_truthfully(
-    serve: Serve, logged: LogLines, authority: Path, fault: Fault, rpc: str
+    serve: Serve, logged: LogLines, authority: Path, transport: str, fault: Fault, rpc: str
 ) -> None:
     """Code, reason and clock are the contract's; one attempt is on record, and it took no longer than its clock."""
     async with vendor_with(fault) as vendor:
-        async with serve(providers={"v": at(vendor, authority, clocks=fault.clocks)}) as headgate:
+        provider = at(vendor, authority, clocks=fault.clocks, transport=transport)
+        async with serve(providers={"v": provider}) as headgate:
             heard = await told(headgate, rpc, "v/m")
             await check_closed(vendor, fault)
             assert await headgate.idle()

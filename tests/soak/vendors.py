@@ -143,5 +143,6 @@ def sections(vendors: Vendors) -> dict[str, Any]:
             "retry": {"max_attempts": 3, "base_delay": 0.01},
             "breaker": {"open_for": 0.2, "max_open_for": 1.0},
             "max_attempts": 6,
+            "default_deadline": 20.0,
         },
     }
