@@ -15,7 +15,7 @@ import structlog
 
 from tests.headgate_process import Headgate
 from tests.soak.callers import Outcome, Plan
-from tests.soak.vendors import Vendors
+from tests.soak.vendors import KEPT, Vendors
 
 MAY_NOT_ARRIVE = ("CANCELLED", "DEADLINE_EXCEEDED")
 """A caller can be gone before the server hears of the call."""
@@ -28,12 +28,14 @@ class Log(logging.Handler):
         super().__init__(logging.ERROR)
         self.codes: defaultdict[str, list[str]] = defaultdict(list)
         self.attempts: Counter[str] = Counter()
+        self.by_provider: Counter[str] = Counter()
         self.errors: list[str] = []
 
     def __call__(self, _logger: Any, method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
         if line["event"] == "call":
             self.codes[line["request_id"]].append(line["code"])
             self.attempts.update(attempt["outcome"] for attempt in line.get("attempts", ()))
+            self.by_provider.update(attempt["provider"] for attempt in line.get("attempts", ()))
         elif method in ("error", "critical", "exception"):
             self.errors.append(str(line))
         raise structlog.DropEvent
@@ -85,9 +87,11 @@ def held(headgate: Headgate, vendors: Vendors) -> Iterator[str]:
             yield f"{name}: in flight, places taken, waiting, on record: {counts}"
 
 
-def attempts_on_record(headgate: Headgate) -> int:
-    """Attempts that the providers' records have counted."""
-    return sum(served.states.record.total_calls for served in headgate.application.runtime.providers.values())
+def unrecorded(headgate: Headgate, log: Log) -> Iterator[str]:
+    """Attempts that the log has and the provider's record has not, or the other way round."""
+    recorded = headgate.application.runtime.providers[KEPT].states.record.total_calls
+    if (logged := log.by_provider[KEPT]) != recorded:
+        yield f"{logged} attempts at {KEPT} in the log, {recorded} on record"
 
 
 def objects() -> int:

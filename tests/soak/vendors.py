@@ -17,6 +17,7 @@ NUMBER = re.compile(rb"call (\d+)\.")
 PIECES = 4
 PAUSE_SECONDS = 0.005
 NAMES = ("a", "b", "c")
+KEPT = "a"
 
 
 async def paced(exchange: Exchange) -> None:
@@ -119,16 +120,24 @@ async def _lists_no_models(exchange: Exchange) -> None:
     await exchange.answer(200, {"data": []})
 
 
-def sections(vendors: Vendors) -> dict[str, Any]:
-    """A configuration with everything that routing and resilience have, over these vendors."""
+def sections(vendors: Vendors, generation: int = 0) -> dict[str, Any]:
+    """A configuration with everything that routing and resilience have, over these vendors.
+
+    In each generation `b` is another provider, in every third `c` is; `a` stays what it is.
+    """
     at = {name: {"adapter": "openai", "base_url": vendor.base_url} for name, vendor in vendors.running.items()}
     small_batches = {"embed_batch": 2}
     targets = [{"provider": name, "model": "x"} for name in NAMES]
     return {
         "providers": {
             "a": {**at["a"], "quirks": small_batches},
-            "b": {**at["b"], "transport": "httpx2"},
-            "c": {**at["c"], "quirks": small_batches, "concurrency": {"limit": 4, "queue": 8}},
+            "b": {**at["b"], "transport": "httpx2", "headers": {"x-generation": str(generation)}},
+            "c": {
+                **at["c"],
+                "quirks": small_batches,
+                "concurrency": {"limit": 4, "queue": 8},
+                "headers": {"x-generation": str(generation // 3)},
+            },
         },
         "models": {
             "first": {"targets": targets},
