@@ -71,6 +71,8 @@ class Generation:
             while events:
                 for event in events:
                     yield event
+                if self._call.interruption() and not self._ended:
+                    raise asyncio.CancelledError
                 events = await self._read()
         except ContentFiltered as blocked:
             await self._vendor_events.aclose()
