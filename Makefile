@@ -28,6 +28,10 @@ test: venv tools ## Run the tests; pass options as ARGS="..."
 bench: .venv/.runtime ## Measure what a call costs; pass options as ARGS="--quick"
 	@$(BIN)/python -m bench $(ARGS)
 
+.PHONY: soak
+soak: .venv/.dev ## Make 10,000 calls that go wrong in every way; pass options as ARGS="--calls 100000"
+	@$(BIN)/python -m tests.soak $(ARGS)
+
 .PHONY: check
 check: venv $(PROTO)/.ready ## Check format, lint, types, the contract and that generated code is current
 	$(BIN)/ruff format --check --quiet

@@ -63,6 +63,21 @@ async def test_the_default_deadline_is_a_timeout_of_ours(serve: Serve, streamed:
     assert failed.facts["phase"] == "default_deadline"
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_no_other_target_is_blamed_for_the_default_deadline(
+    serve: Serve, logged: LogLines, streamed: bool
+) -> None:
+    """The time is up for the whole call: the next target is not asked, and its record stays clean."""
+    async with Vendor(silent) as slow, Vendor(answers_text) as healthy:
+        providers = {**at(slow), "w": at(healthy)["v"]}
+        models = {"m": {"targets": [{"provider": name, "model": "x"} for name in providers]}}
+        async with serve(providers=providers, models=models, routing=patient(0.2)) as headgate:
+            rpc = headgate.stub.StreamGenerate if streamed else headgate.stub.Generate
+            failed = await failing(rpc(ask("m")))
+    assert (failed.facts["provider"], failed.facts["attempt_count"]) == ("v", "1")
+    assert [attempt["provider"] for line in logged.calls for attempt in line["attempts"]] == ["v"]
+
+
 async def test_after_the_commit_point_the_default_deadline_interrupts(serve: Serve) -> None:
     """What was delivered is said to be partial."""
     async with Vendor(stops_after_text) as vendor, serve(providers=at(vendor), routing=patient(0.3)) as headgate:

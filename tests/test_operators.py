@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from headgate import v1 as pb
 
 from tests.conftest import LogLines, Serve
+from tests.fold import check_invariants
 from tests.headgate_process import Headgate, ask, failing, until_failure
 from tests.tools import ROOT, grpcurl, headgate_serve, messages, run, tool
 from tests.vendor import Exchange, Vendor, finish_chunk, sse, text_chunk
@@ -165,6 +166,28 @@ async def test_a_call_cut_off_before_content_may_be_sent_again(serve: Serve, log
         assert (failed.code, failed.reason) == (grpc.StatusCode.UNAVAILABLE, "GATEWAY_DRAINING")
         assert failed.details["RetryInfo"].retry_delay.seconds == 1
     assert [line["reason"] for line in logged.calls] == ["GATEWAY_DRAINING"] * 2
+    assert logged.errors == []
+
+
+async def test_streams_cut_off_while_they_write_still_say_what_is_partial(serve: Serve, logged: LogLines) -> None:
+    """Whatever a stream is doing when the server stops: its last events come behind what it was writing."""
+
+    async def goes_on(exchange: Exchange) -> None:
+        await exchange.begin()
+        while not exchange.caller_closed.is_set():
+            await exchange.chunk(sse(text_chunk("and on ")))
+            await asyncio.sleep(0.002)
+
+    async with Vendor(goes_on) as vendor:
+        async with serve(providers={"v": {"adapter": "openai", "base_url": vendor.base_url}}) as headgate:
+            calls = [headgate.stub.StreamGenerate(ask("v/m")) for _ in range(20)]
+            reading = [asyncio.ensure_future(until_failure(call)) for call in calls]
+            await asyncio.gather(*(call.initial_metadata() for call in calls))
+            await headgate.application.stop(delay=0, grace=0)
+            streams = await asyncio.gather(*reading)
+    for events, failed in streams:
+        assert failed.reason == "STREAM_INTERRUPTED"
+        check_invariants(events, partial=True)
     assert logged.errors == []
 
 

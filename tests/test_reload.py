@@ -55,6 +55,44 @@ async def test_calls_in_flight_finish_on_the_old_configuration() -> None:
     assert not rest[-1].generation_end.partial
 
 
+@pytest.mark.parametrize("moment", ["in the stream", "between two targets"])
+async def test_calls_in_flight_finish_across_two_reloads(logged: LogLines, moment: str) -> None:
+    """What the first reload kept and the second replaced stays open for a call that began before both."""
+    proceed = asyncio.Event()
+
+    async def fails_late(exchange: Exchange) -> None:
+        await proceed.wait()
+        await exchange.answer(500, {})
+
+    async def slow(exchange: Exchange) -> None:
+        await exchange.begin()
+        await exchange.chunk(sse(text_chunk("Hello")))
+        await proceed.wait()
+        await exchange.chunk(sse(text_chunk(" there")) + sse(finish_chunk()) + b"data: [DONE]\n\n")
+        await exchange.end()
+
+    async with Vendor(fails_late) as failing_one, Vendor(slow) as kept:
+        providers = {"first": at(failing_one), "kept": at(kept, api_key="before")}
+        models = {"m": {"targets": [{"provider": name, "model": "x"} for name in providers]}}
+        async with running(providers=providers, models=models) as headgate:
+            stream = headgate.stub.StreamGenerate(ask("kept/x" if moment == "in the stream" else "m"))
+            reading = asyncio.ensure_future(_texts(stream))
+            await (kept if moment == "in the stream" else failing_one).exchange()
+            await headgate.application.reload(configured(providers=providers))
+            providers["kept"] = at(kept, api_key="after")
+            await headgate.application.reload(configured(providers=providers))
+            await headgate.stub.Health(pb.HealthRequest())
+            proceed.set()
+            assert await reading == "Hello there"
+            assert await headgate.idle()
+        await eventually(lambda: kept.open_connections == 0)
+    assert logged.errors == []
+
+
+async def _texts(stream: Any) -> str:
+    return "".join([event.text_delta async for event in stream])
+
+
 async def test_a_provider_that_did_not_change_keeps_connections_and_record() -> None:
     """Pools, tokens and what was learnt of a provider outlive a reload; a changed key begins anew."""
     async with Vendor(answers_text) as kept, Vendor(answers_text) as changed:

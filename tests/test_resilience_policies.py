@@ -370,6 +370,15 @@ def test_no_wait_goes_beyond_the_deadline() -> None:
         plan.next()
 
 
+def test_nothing_more_is_tried_after_the_deadline() -> None:
+    """A target that would be given no time must not be held to have failed."""
+    plan = Options(2, deadline=20.0)
+    assert plan.next(now=5.0) == 0
+    plan.fail(0, FAILED, now=20.0)
+    with pytest.raises(ProviderError):
+        plan.next(now=20.0)
+
+
 def test_a_cooling_target_is_waited_for_by_calls_that_have_no_other() -> None:
     """The next call with two targets takes the other; the next with one waits."""
     alone, beside = Options(1), Options(2)

@@ -51,6 +51,8 @@ class Exchange:
         return json.loads(self.body)
 
     async def write(self, data: bytes) -> None:
+        if self.writer.is_closing():
+            raise ConnectionResetError
         self.writer.write(data)
         await self.writer.drain()
 
@@ -68,7 +70,7 @@ class Exchange:
 
     async def answer(self, status: int, body: bytes | Any, headers: dict[str, str] | None = None) -> None:
         """A whole answer; what is not bytes goes out as JSON."""
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        data = body if isinstance(body, bytes) else json_bytes(body)
         lines = [f"HTTP/1.1 {status} Whatever", f"content-length: {len(data)}"]
         lines += [f"{name}: {value}" for name, value in {**JSON_HEADERS, **(headers or {})}.items()]
         await self.write("\r\n".join([*lines, "", ""]).encode() + data)
@@ -84,6 +86,8 @@ class Exchange:
 
     def reset(self) -> None:
         """Breaks the connection with a TCP reset."""
+        if self.writer.is_closing():
+            return
         raw = self.writer.get_extra_info("socket")
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
@@ -91,10 +95,11 @@ class Exchange:
 
 @dataclass(slots=True)
 class Vendor:
-    """Runs `behave` for each request; keeps every exchange in order."""
+    """Runs `behave` for each request; keeps every exchange in order, unless it is to forget them."""
 
     behave: Behaviour
     tls: ssl.SSLContext | None = None
+    forgets: bool = False
     exchanges: list[Exchange] = field(default_factory=list)
     open_connections: int = 0
     connections: int = 0
@@ -136,9 +141,10 @@ class Vendor:
         self.connections += 1
         try:
             while exchange := await _read_request(reader, writer):
-                async with self._arrived:
-                    self.exchanges.append(exchange)
-                    self._arrived.notify_all()
+                if not self.forgets:
+                    async with self._arrived:
+                        self.exchanges.append(exchange)
+                        self._arrived.notify_all()
                 await self.behave(exchange)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
@@ -159,9 +165,14 @@ async def _read_request(reader: _WatchedReader, writer: asyncio.StreamWriter) ->
     return Exchange(method, path, headers, body, writer, reader.closed)
 
 
+def json_bytes(value: Any) -> bytes:
+    """The value as JSON."""
+    return json.dumps(value).encode()
+
+
 def sse(event: Any, kind: str = "") -> bytes:
     """One server-sent event, its data as JSON unless it is bytes."""
-    data = event if isinstance(event, bytes) else json.dumps(event).encode()
+    data = event if isinstance(event, bytes) else json_bytes(event)
     return (f"event: {kind}\n".encode() if kind else b"") + b"data: " + data + b"\n\n"
 
 

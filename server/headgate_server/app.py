@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -163,7 +163,7 @@ class Application:
         await successor.start()
         retired, self._runtime = self._runtime, successor
         self._metrics.record_reload(applied=True)
-        retiring = asyncio.create_task(self._retire(retired, successor))
+        retiring = asyncio.create_task(self._retire(retired, successor, tuple(self._retiring)))
         self._retiring.add(retiring)
         retiring.add_done_callback(self._retiring.discard)
         unchanged = sorted(_needing_restart(self._config, config))
@@ -176,9 +176,12 @@ class Application:
         """A configuration was read that cannot be used."""
         self._metrics.record_reload(applied=False)
 
-    async def _retire(self, retired: Runtime, successor: Runtime) -> None:
+    async def _retire(self, retired: Runtime, successor: Runtime, earlier: Collection[asyncio.Task[None]]) -> None:
+        """Closes it after the last call of its own, and of those that it took providers over from."""
         await retired.retire()
         await self._calls.left(retired)
+        if earlier:
+            await asyncio.wait(earlier)
         await retired.close(successor)
 
     async def stop(self, *, delay: float, grace: float, hurry: asyncio.Event | None = None) -> None:

@@ -29,6 +29,7 @@ GATEWAY = "headgate"
 """The gateway's own key beside the issuers' in provider_metadata."""
 RETRY_AFTER_STOP = 1.0
 OVERDUE_SECONDS = 0.5
+WRITE_SECONDS = 1.0
 _ACCEPTED_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
@@ -80,6 +81,8 @@ class Call:
         """Labels by which metrics lead to the call's trace, if it is kept."""
         self.delivering = False
         """Events have gone out: what breaks from now on must not look retryable."""
+        self.writing = False
+        """An event is on its way out."""
         self.caller_gone = False
         self.unanswerable = False
         self._overdue = False
@@ -139,6 +142,15 @@ class Call:
     def _end(self) -> None:
         self._overdue = True
         if self.task is not None:
+            self.task.cancel()
+
+    def cut(self) -> None:
+        """Cancels the call. A write is first given time to end, because a stream's last events cannot pass it."""
+        if self.task is None:
+            return
+        if self.writing:
+            asyncio.get_running_loop().call_later(WRITE_SECONDS, self.task.cancel)
+        else:
             self.task.cancel()
 
     @property
@@ -233,8 +245,7 @@ class CallRegistry:
         """Cancels every call, so that each can still tell its caller why."""
         self.cut_off = True
         for call in self._calls:
-            if call.task is not None:
-                call.task.cancel()
+            call.cut()
 
     async def left(self, retired: Runtime) -> None:
         """Waits for the end of the last call that began with `retired`, with which no call begins any more."""

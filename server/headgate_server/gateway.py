@@ -205,7 +205,7 @@ class Gateway:
                     plan.failed(option, error, time.monotonic(), exhausted=turn.exhausted)
                     continue
             else:
-                won = await race(plan, turn, hedge_delay, answer_from)
+                won = await race(plan, turn, hedge_delay, answer_from, _discard)
                 if won is None:
                     continue
                 turn, answer = won
@@ -282,6 +282,12 @@ class Gateway:
                 if retry_at is None or too_late or not option.state.budget.withdraw():
                     raise
                 await asyncio.sleep(retry_at - now)
+
+
+async def _discard(answer: object) -> None:
+    """Nobody takes the answer: a stream is closed."""
+    if isinstance(answer, Generation):
+        await answer.abandon()
 
 
 def _is_filtered(answer: object) -> bool:

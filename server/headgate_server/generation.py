@@ -71,6 +71,8 @@ class Generation:
             while events:
                 for event in events:
                     yield event
+                if self._call.interruption() and not self._ended:
+                    raise asyncio.CancelledError
                 events = await self._read()
         except ContentFiltered as blocked:
             await self._vendor_events.aclose()
@@ -168,8 +170,9 @@ class Generation:
 
     def _accounted(self, events: list[pb.StreamGenerateResponse]) -> list[pb.StreamGenerateResponse]:
         """The last events, with the whole call's account in generation_end."""
-        finishes = [event.candidate_end.finish for event in events if event.HasField("candidate_end")]
-        self._call.finish_reasons = [finish_word(finish) for finish in finishes]
+        if not self._attempt.superseded:
+            finishes = [event.candidate_end.finish for event in events if event.HasField("candidate_end")]
+            self._call.finish_reasons = [finish_word(finish) for finish in finishes]
         end = events[-1].generation_end
         self._add_call(end)
         add_cost(end, self._prices)

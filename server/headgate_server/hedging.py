@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 from headgate_server.attempt import Attempt
 from headgate_server.errors import GatewayError
-from headgate_server.generation import Generation
 from headgate_server.resilience.plan import Option, Plan
 
 T = TypeVar("T")
@@ -27,11 +26,16 @@ class Turn:
 
 
 async def race(
-    plan: Plan, first: Turn, delay: float, answer_from: Callable[[Turn], Coroutine[Any, Any, T]]
+    plan: Plan,
+    first: Turn,
+    delay: float,
+    answer_from: Callable[[Turn], Coroutine[Any, Any, T]],
+    discard: Callable[[T], Awaitable[None]],
 ) -> tuple[Turn, T] | None:
     """The first answer of `first` and, if that takes longer than `delay` seconds, of a second target; with its turn.
 
-    None when all of them failed, of which the plan knows then. What loses is cancelled, closed and on record.
+    None when all of them failed, of which the plan knows then. What loses is cancelled, closed and on record; an answer
+    that nobody takes, because another one won or the caller left, is discarded.
     """
     running = {asyncio.create_task(answer_from(first)): first}
     hedge_in: float | None = delay
@@ -43,25 +47,32 @@ async def race(
                 running[asyncio.create_task(answer_from(turn))] = turn
             hedge_in = None
             for task in done:
-                turn = running.pop(task)
+                turn = running[task]
                 try:
                     answer = task.result()
                 except GatewayError as error:
+                    del running[task]
                     plan.failed(turn.option, error, time.monotonic(), exhausted=turn.exhausted)
                     continue
-                for loser in running.values():
-                    for attempt in loser.attempts:
-                        attempt.supersede()
+                losers = {other: turn for other, turn in running.items() if other is not task}
+                _supersede(losers.values())
+                await _close(losers, discard)
+                running.clear()
                 return turn, answer
         return None
     finally:
-        await _close(running)
+        await _close(running, discard)
 
 
-async def _close(running: Mapping[asyncio.Task[Any], Turn]) -> None:
+def _supersede(losers: Iterable[Turn]) -> None:
+    for loser in losers:
+        for attempt in loser.attempts:
+            attempt.supersede()
+
+
+async def _close(running: Iterable[asyncio.Task[T]], discard: Callable[[T], Awaitable[None]]) -> None:
     for task in running:
         task.cancel()
-    answers = await asyncio.gather(*running, return_exceptions=True)
-    for answer in answers:
-        if isinstance(answer, Generation):
-            await answer.abandon()
+    for answer in await asyncio.gather(*running, return_exceptions=True):
+        if not isinstance(answer, BaseException):
+            await discard(answer)

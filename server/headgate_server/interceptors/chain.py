@@ -153,7 +153,9 @@ def _stream(handler: Handler, serialize: Serialize) -> Respond:
                 if not call.delivering:
                     call.delivering = True
                     await _send(call, call.context.send_initial_metadata(((REQUEST_ID, call.request_id),)))
+                call.writing = True
                 await _send(call, write(serialize(call, event)))
+                call.writing = False
 
     return respond
 

@@ -85,7 +85,8 @@ class Plan:
         Raises:
             GatewayError: nothing is left to try: what the last try failed with, or why none could be made.
         """
-        if not self._left or not self._others_may_answer:
+        too_late = self._failure is not None and now >= self._deadline
+        if not self._left or not self._others_may_answer or too_late:
             raise self._end()
         self._refusal = None
         soonest: float | None = None

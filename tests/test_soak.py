@@ -1,0 +1,39 @@
+"""A short soak, the same each time; `make soak` is the long one, with calls and faults of its own."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.headgate_process import eventually, running
+from tests.soak.accounts import Log, held, unmatched
+from tests.soak.callers import call, plans
+from tests.soak.run import Options, soak
+from tests.soak.vendors import Vendors, sections
+
+
+async def test_whatever_vendors_and_callers_do_every_call_is_accounted_for_and_nothing_is_left() -> None:
+    """One outcome for each call, told alike to caller and log; nothing in flight, no task, no connection, no growth."""
+    options = Options(calls=600, seed=5)
+    report = await soak(options)
+    assert report.problems == []
+    assert report.outcomes.total() == options.calls
+    assert report.outcomes["OK"] > options.calls / 3
+    assert report.faults > report.requests / 10
+    assert {"OK", "FAILED", "TIMED_OUT", "CANCELLED", "SUPERSEDED"} <= set(report.attempts)
+
+
+async def test_a_stop_amid_all_that_is_told_to_every_caller_once() -> None:
+    """Whoever is cut off hears that the server stopped, as a failure or an interrupted stream; nothing is left."""
+    log, vendors = Log(), Vendors(seed=5, faulty_share=0.8)
+    others = asyncio.all_tasks()
+    with log.listening():
+        async with vendors.listening(), running(**sections(vendors)) as headgate:
+            made = {plan: asyncio.create_task(call(headgate, plan)) for plan in plans(5, 100, leaving_share=0.1)}
+            await eventually(lambda: len(headgate.application.calls) + len(log.codes) >= 80, 10)
+            await headgate.application.stop(delay=0, grace=0)
+            told = {plan: await task for plan, task in made.items()}
+            assert list(held(headgate, vendors)) == []
+        await eventually(lambda: not vendors.open_connections and asyncio.all_tasks() <= others, 5)
+    assert list(unmatched(told, log, vendors)) == []
+    assert log.errors == []
+    assert "GATEWAY_DRAINING" in {outcome.reason for outcome in told.values()}
