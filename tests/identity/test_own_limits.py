@@ -17,7 +17,7 @@ async def test_each_caller_has_its_own_limits_beside_the_configured_ones(serve: 
     """One call each, whoever they are; a key without limits of its own goes on until the common one."""
     limited, limited_entry = static_key("acme", limits=[ONCE])
     free, free_entry = static_key("acme")
-    url = f"sqlite+aiosqlite:///{tmp_path / 'keys.db'}"
+    url = f"sqlite:///{tmp_path / 'keys.db'}"
     database = SqlKeyDatabase(url, migrates=True)
     await database.prepare()
     stored = await database.create(NewKey("other", limits=[ONCE]), PEPPER.encode(), 0.0, "test")
