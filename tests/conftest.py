@@ -8,10 +8,10 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
-import structlog
 from structlog.testing import capture_logs
 
 from headgate_server import logs
+from headgate_server.config import Telemetry
 from tests.headgate_process import Headgate, running
 from tests.transports import TRANSPORTS, Gate
 from tests.vendor import Vendor
@@ -21,7 +21,7 @@ Serve = Callable[..., AbstractAsyncContextManager[Headgate]]
 
 @pytest.fixture(scope="session", autouse=True)
 def _structured_logs() -> None:
-    logs.configure("info", "json")
+    logs.configure(Telemetry())
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ class LogLines:
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Iterator[LogLines]:
     """The log of this test."""
-    with capture_logs([structlog.contextvars.merge_contextvars]) as ours, caplog.at_level(logging.INFO):
+    with capture_logs([logs.add_call]) as ours, caplog.at_level(logging.INFO):
         yield LogLines(ours, caplog)
 
 

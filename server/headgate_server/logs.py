@@ -4,35 +4,57 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+import time
+from collections.abc import Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
+from structlog.typing import EventDict, Processor
 
-CHATTY = ("grpc", "asyncio", "aiohttp", "httpx2")
+from headgate_server.telemetry.masking import mask_fields, mask_keys, mask_texts
+from headgate_server.telemetry.repetition import Kind, Repetition
+
+if TYPE_CHECKING:
+    from headgate_server.call import Call
+    from headgate_server.config import Telemetry
+
+CHATTY = ("grpc", "asyncio", "aiohttp", "httpx2", "opentelemetry", "urllib3")
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "exception": 40, "critical": 50}
+KIND = ("component", "event", "provider", "reason")
+HELD_BACK = "lines_held_back"
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
+_call: ContextVar[Call] = ContextVar("call")
+_repetition: Repetition | None = None
 
 
-def configure(level: str, form: str) -> None:
+def bind(call: Call) -> None:
+    """From here on the lines of this task, and of those that it starts, tell which call they belong to."""
+    _call.set(call)
+
+
+def configure(telemetry: Telemetry) -> None:
     """Called once, before the server starts: grpc.aio may deadlock on logging that is reconfigured later.
 
     Our own lines go straight to stderr; what libraries log takes the way through the logging module to the same form.
     """
-    least = logging.getLevelNamesMapping()[level.upper()]
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
+    global _repetition
+    _repetition = Repetition(telemetry.log_repeats) if telemetry.log_repeats else None
+    least = LEVELS[telemetry.log_level]
+    levels = {component: LEVELS[level] for component, level in telemetry.log_levels.items()}
+    shared: list[Processor] = [
+        add_call,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        _mask_fields,
     ]
-    renderers: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
-        if form == "console"
-        else [structlog.processors.format_exc_info, _render_json]
-    )
+    renderers = _for_people() if telemetry.log_format == "console" else [_render_json]
     structlog.configure(
-        processors=[*shared, *renderers],
-        wrapper_class=structlog.make_filtering_bound_logger(least),
+        processors=[*([_by_component(levels, least)] if levels else []), _hold_back, *shared, *renderers],
+        wrapper_class=structlog.make_filtering_bound_logger(min(least, *levels.values()) if levels else least),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
@@ -44,11 +66,63 @@ def configure(level: str, form: str) -> None:
         )
     )
     handler.addFilter(_without_metadata)
+    handler.addFilter(_is_not_held_back)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(least)
     for name in CHATTY:
         logging.getLogger(name).setLevel(max(least, logging.WARNING))
+
+
+def add_call(_logger: Any, _name: str, event: EventDict) -> EventDict:
+    """Which call the line belongs to, and whose that is."""
+    if (call := _call.get(None)) is not None:
+        event["request_id"] = call.request_id
+        if call.trace_id:
+            event["trace_id"] = call.trace_id
+        if call.principal.tenant:
+            event["tenant"] = call.principal.tenant
+    return event
+
+
+def report_held_back() -> None:
+    """Says now how many lines were held back, whether or not their minute is over."""
+    if _repetition:
+        _report(_repetition.held_back())
+
+
+def _report(held_back: Sequence[tuple[Kind, int]]) -> None:
+    for (component, *kind), lines in held_back:
+        named = {name: value for name, value in zip(("of", *KIND[2:]), kind, strict=False) if value}
+        structlog.get_logger(component=component).warning(HELD_BACK, **named, lines=lines)
+
+
+def _by_component(levels: dict[Any, int], least: int) -> Processor:
+    def drop_below(_logger: Any, name: str, event: EventDict) -> EventDict:
+        if LEVELS[name] < levels.get(event.get("component"), least):
+            raise structlog.DropEvent
+        return event
+
+    return drop_below
+
+
+def _hold_back(_logger: Any, name: str, event: EventDict) -> EventDict:
+    """Drops the many like it of a warning or an error."""
+    if _repetition is None:
+        return event
+    _report(_repetition.ended(time.monotonic()))
+    if LEVELS[name] >= logging.WARNING and event["event"] != HELD_BACK:
+        kind: Kind = tuple([str(event.get(field, "")) for field in KIND])
+        if not _repetition.passes(kind):
+            raise structlog.DropEvent
+    return event
+
+
+def _is_not_held_back(record: logging.LogRecord) -> bool:
+    """The same for what libraries log, by the text without its arguments."""
+    if _repetition is None or record.levelno < logging.WARNING:
+        return True
+    return _repetition.passes((record.name, str(record.msg)))
 
 
 def _without_metadata(record: logging.LogRecord) -> bool:
@@ -59,5 +133,19 @@ def _without_metadata(record: logging.LogRecord) -> bool:
     return True
 
 
-def _render_json(_logger: Any, _name: str, event: structlog.typing.EventDict) -> str:
-    return _encode(event).decode()
+def _mask_fields(_logger: Any, _name: str, event: EventDict) -> EventDict:
+    return mask_fields(event)  # type: ignore[arg-type]  # structlog's chains hold nothing but dicts
+
+
+def _for_people() -> list[Processor]:
+    """Tracebacks are plain: rich would show local variables, in which keys and prompts stand."""
+    plain = structlog.dev.plain_traceback
+    return [_mask_texts, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+
+
+def _mask_texts(_logger: Any, _name: str, event: EventDict) -> EventDict:
+    return {name: mask_texts(value) for name, value in event.items()}
+
+
+def _render_json(_logger: Any, _name: str, event: EventDict) -> str:
+    return mask_keys(_encode(event).decode())

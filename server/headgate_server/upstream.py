@@ -125,6 +125,7 @@ class Upstream:
             headers={
                 "content-type": "application/json",
                 "accept": "text/event-stream" if streams else "application/json",
+                **attempt.trace_headers,
                 **_headers(endpoint),
                 **call.headers,
             },

@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 from headgate import v1 as pb
 
+from headgate_server import logs
 from headgate_server.call import Call
 from headgate_server.errors import GatewayError, InvalidRequest
 
@@ -20,8 +21,8 @@ log = structlog.get_logger(component="access")
 
 @asynccontextmanager
 async def access_log(call: Call) -> AsyncIterator[None]:
-    """Binds the request id to every line of this call, and writes the last."""
-    structlog.contextvars.bind_contextvars(request_id=call.request_id)
+    """Lets every line of this call tell its ids, and writes the last."""
+    logs.bind(call)
     try:
         yield
     finally:
