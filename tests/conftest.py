@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from headgate_server import logs
 from headgate_server.config import Telemetry
+from tests.collector import Collector, collecting
 from tests.headgate_process import Headgate, running
 from tests.transports import TRANSPORTS, Gate
 from tests.vendor import Vendor
@@ -71,6 +72,15 @@ def logged(caplog: pytest.LogCaptureFixture) -> Iterator[LogLines]:
     """The log of this test."""
     with capture_logs([logs.add_call]) as ours, caplog.at_level(logging.INFO):
         yield LogLines(ours, caplog)
+
+
+@pytest.fixture
+async def collector(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector]:
+    """A collector that servers find by OpenTelemetry's own variables. It has all spans once they have stopped."""
+    async with collecting() as running:
+        for variable, value in running.environment.items():
+            monkeypatch.setenv(variable, value)
+        yield running
 
 
 @pytest.fixture(params=TRANSPORTS)
