@@ -15,6 +15,8 @@ from headgate_server.call import Call
 from headgate_server.errors import GatewayError, InvalidRequest
 
 MAX_TEXT = 256
+OUTCOMES = {value: name.removeprefix("ATTEMPT_OUTCOME_") for name, value in pb.AttemptOutcome.items()}
+TOKENS = {name: f"{name}_tokens" for name in ("input", "output", "cache_read", "cache_write", "reasoning")}
 
 log = structlog.get_logger(component="access")
 
@@ -64,7 +66,7 @@ def _attempt(attempt: pb.Attempt) -> dict[str, Any]:
     line: dict[str, Any] = {
         "provider": attempt.provider,
         "model": attempt.model,
-        "outcome": pb.AttemptOutcome.Name(attempt.outcome).removeprefix("ATTEMPT_OUTCOME_"),
+        "outcome": OUTCOMES[attempt.outcome],
         "latency_ms": attempt.latency.ToMicroseconds() / 1000,
     }
     if attempt.error_reason:
@@ -78,8 +80,8 @@ def _attempt(attempt: pb.Attempt) -> dict[str, Any]:
     if attempt.HasField("usage"):
         usage = attempt.usage
         line["tokens"] = {
-            name: getattr(usage, f"{name}_tokens")
-            for name in ("input", "output", "cache_read", "cache_write", "reasoning")
-            if usage.HasField(f"{name}_tokens")  # type: ignore[arg-type]  # built from a closed list of names
+            name: getattr(usage, field)
+            for name, field in TOKENS.items()
+            if usage.HasField(field)  # type: ignore[arg-type]  # a closed list of names
         }
     return line

@@ -5,6 +5,7 @@ Each line goes through here, and hardly any holds a secret: seeing that there is
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from headgate_server.redaction import MASK, redacted
@@ -36,23 +37,14 @@ MAX_NAMES = 1024
 CONTAINERS = (dict, list, tuple)
 
 
-class _SecretNames(dict[object, bool]):
-    """Whether a field of that name holds a secret. Callers choose names too, of labels: it forgets them in time."""
-
-    def __missing__(self, name: object) -> bool:
-        if len(self) >= MAX_NAMES:
-            self.clear()
-        self[name] = answer = is_secret(str(name))
-        return answer
+_plain_names: set[object] = set()
+"""Names that are known to be of no secret. Callers choose some, of labels, so that it has to forget them in time."""
 
 
 def is_secret(name: str) -> bool:
     """Whether a field of that name holds a secret: headers in any spelling, and keys of configurations."""
     word = name.lower().replace("-", "_")
     return word in SECRET_NAMES or word.endswith(SECRET_ENDINGS) or word.startswith(CALLERS_OWN_KEYS)
-
-
-_secret_names = _SecretNames()
 
 
 def mask_fields(values: dict[str, Any]) -> dict[str, Any]:
@@ -80,14 +72,25 @@ def mask_texts(value: Any) -> Any:
 def _holds_secret(values: Any) -> bool:
     """Whether there is one in a mapping, or in a list, which is all that can hold others."""
     if type(values) is dict:
-        for name, value in values.items():
-            if _secret_names[name] or (type(value) in CONTAINERS and _holds_secret(value)):
-                return True
+        if not _plain_names.issuperset(values) and not _are_plain(values):
+            return True
+        values = values.values()
+    for value in values:  # noqa: SIM110  # each line comes here, and a generator doubles the time
+        if type(value) in CONTAINERS and _holds_secret(value):
+            return True
+    return False
+
+
+def _are_plain(names: Collection[object]) -> bool:
+    if any(is_secret(str(name)) for name in names):
         return False
-    return any(type(value) in CONTAINERS and _holds_secret(value) for value in values)
+    if len(_plain_names) > MAX_NAMES:
+        _plain_names.clear()
+    _plain_names.update(names)
+    return True
 
 
 def _masked(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: MASK if inner and _secret_names[name] else _masked(inner) for name, inner in value.items()}
+        return {name: MASK if inner and is_secret(str(name)) else _masked(inner) for name, inner in value.items()}
     return [_masked(item) for item in value] if isinstance(value, list | tuple) else value
