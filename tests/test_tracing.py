@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
+import aiohttp
 import grpc
 import grpc.aio
 import pytest
@@ -145,6 +146,17 @@ async def test_a_call_is_one_server_span_with_a_client_span_for_its_attempt(
     assert ("gen_ai.response.time_to_first_chunk" in attempt.attributes) is streamed
     assert 0 < attempt.seconds < call.seconds
     assert call.resource["service.name"] == "headgate"
+
+
+async def test_a_metrics_exemplar_leads_to_its_trace(serve: Serve, collector: Collector) -> None:
+    """A slow bucket of a histogram names a call that was recorded."""
+    async with Vendor(answers_text) as vendor, serve(providers={"v": at(vendor)}, telemetry=TRACES) as headgate:
+        await answer(headgate.stub, "v/m", False)
+        url = f"http://{headgate.application.admin_address}/metrics"
+        accept = {"accept": "application/openmetrics-text; version=1.0.0"}
+        async with aiohttp.ClientSession() as session, session.get(url, headers=accept) as response:
+            exposed = await response.text()
+    assert f'# {{trace_id="{collector.call.trace_id}"}}' in exposed
 
 
 async def test_usage_tells_cached_and_reasoning_tokens(serve: Serve, collector: Collector) -> None:
