@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import sys
@@ -27,10 +28,10 @@ from headgate_server.redaction import MASK
 from headgate_server.runtime import Runtime
 from headgate_server.telemetry.masking import mask_fields, mask_keys
 from headgate_server.telemetry.repetition import MAX_KINDS, WINDOW_SECONDS, Repetition
-from tests.conftest import LogLines
+from tests.conftest import LogLines, Serve
 from tests.headgate_process import ask, configured, failing
 from tests.tools import ROOT, headgate_serve, run
-from tests.vendor import Exchange, Vendor
+from tests.vendor import Exchange, Vendor, answers_text
 
 LINES = """
 import logging, structlog
@@ -80,6 +81,18 @@ async def test_every_line_of_a_call_tells_request_and_tenant(logged: LogLines) -
         "call": ("r-1", "acme"),
         "internal_error": ("r-1", "acme"),
     }
+
+
+async def test_a_call_is_forgotten_when_it_is_over(serve: Serve) -> None:
+    """Its pooled connection lives on, in the context that the call began it in: that must not hold prompts."""
+    async with Vendor(answers_text) as vendor:
+        async with serve(providers={"v": {"adapter": "openai", "base_url": vendor.base_url}}) as headgate:
+            await headgate.stub.Generate(ask("v/m"), metadata=(("x-request-id", "forget-me"),))
+            assert await headgate.idle()
+            gc.collect()
+            held = [thing for thing in gc.get_objects() if type(thing) is Call and thing.request_id == "forget-me"]
+            assert vendor.open_connections == 1
+    assert held == []
 
 
 async def test_secrets_of_callers_and_vendors_are_masked_in_every_line(tmp_path: Path) -> None:

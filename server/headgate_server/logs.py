@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
+from weakref import ReferenceType, ref
 
 import msgspec
 import structlog
@@ -26,13 +27,14 @@ KIND = ("component", "event", "provider", "reason")
 HELD_BACK = "lines_held_back"
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
-_call: ContextVar[Call] = ContextVar("call")
+_call: ContextVar[ReferenceType[Call]] = ContextVar("call")
+"""Weak, because contexts outlive their call: a pooled connection keeps the one that it was opened in."""
 _repetition: Repetition | None = None
 
 
 def bind(call: Call) -> None:
     """From here on the lines of this task, and of those that it starts, tell which call they belong to."""
-    _call.set(call)
+    _call.set(ref(call))
 
 
 def configure(telemetry: Telemetry) -> None:
@@ -76,7 +78,8 @@ def configure(telemetry: Telemetry) -> None:
 
 def add_call(_logger: Any, _name: str, event: EventDict) -> EventDict:
     """Which call the line belongs to, and whose that is."""
-    if (call := _call.get(None)) is not None:
+    of = _call.get(None)
+    if of and (call := of()):
         event["request_id"] = call.request_id
         if call.trace_id:
             event["trace_id"] = call.trace_id
