@@ -8,10 +8,11 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
-import structlog
 from structlog.testing import capture_logs
 
 from headgate_server import logs
+from headgate_server.config import Telemetry
+from tests.collector import Collector, collecting
 from tests.headgate_process import Headgate, running
 from tests.transports import TRANSPORTS, Gate
 from tests.vendor import Vendor
@@ -21,7 +22,7 @@ Serve = Callable[..., AbstractAsyncContextManager[Headgate]]
 
 @pytest.fixture(scope="session", autouse=True)
 def _structured_logs() -> None:
-    logs.configure("info", "json")
+    logs.configure(Telemetry())
 
 
 @pytest.fixture
@@ -69,8 +70,17 @@ class LogLines:
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Iterator[LogLines]:
     """The log of this test."""
-    with capture_logs([structlog.contextvars.merge_contextvars]) as ours, caplog.at_level(logging.INFO):
+    with capture_logs([logs.add_call]) as ours, caplog.at_level(logging.INFO):
         yield LogLines(ours, caplog)
+
+
+@pytest.fixture
+async def collector(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector]:
+    """A collector that servers find by OpenTelemetry's own variables. It has all spans once they have stopped."""
+    async with collecting() as running:
+        for variable, value in running.environment.items():
+            monkeypatch.setenv(variable, value)
+        yield running
 
 
 @pytest.fixture(params=TRANSPORTS)

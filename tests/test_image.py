@@ -65,6 +65,10 @@ def stages() -> list[Stage]:
     return found
 
 
+WANTING_EXTRAS = {
+    "google": "providers:\n  vertex: {base_url: https://127.0.0.1/v1, credential: {type: google}}\n",
+    "otel": "providers: {demo: {adapter: mock}}\ntelemetry: {traces: {enabled: true}}\n",
+}
 BUILD, RUNTIME = stages()
 
 
@@ -148,11 +152,12 @@ async def test_what_the_image_installs_serves(tmp_path: Path) -> None:
         answer = await pb.InferenceServiceStub(channel).Generate(ask("echo"), wait_for_ready=True, timeout=10)
     assert answer.candidates[0].message.parts[0].text == "Hi"
 
-    config.write_text("providers:\n  vertex: {base_url: https://127.0.0.1/v1, credential: {type: google}}\n")
-    missing = await run(headgate, "serve", environment=image)
-    assert missing.code == 2
-    (line,) = missing.stderr.splitlines()
-    assert line.endswith("pip install 'headgate-server[google]'")
+    for extra, wanting in WANTING_EXTRAS.items():
+        config.write_text(wanting)
+        missing = await run(headgate, "serve", environment=image)
+        assert missing.code == 2
+        (line,) = missing.stderr.splitlines()
+        assert line.endswith(f"pip install 'headgate-server[{extra}]'")
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -119,9 +119,10 @@ def test_printable_text_holds_no_control_and_can_be_encoded(text: str) -> None:
 LOGGING = f"""
 import logging, sys, structlog
 from headgate_server import logs
+from headgate_server.config import Telemetry
 
 CONTROLS = {CONTROLS!r}
-logs.configure("debug", sys.argv[1])
+logs.configure(Telemetry(log_level="debug", log_format=sys.argv[1]))
 log = structlog.get_logger(component="test")
 log.info("event", text=CONTROLS + "\\nforged", inner={{CONTROLS: [CONTROLS]}}, half="\\ud800")
 logging.getLogger("library").warning("said %s\\nforged", CONTROLS)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 import grpc.aio
@@ -34,6 +34,7 @@ from headgate_server.interceptors.chain import Chain
 from headgate_server.interceptors.limits import limits
 from headgate_server.interceptors.metrics import metrics
 from headgate_server.interceptors.status import status
+from headgate_server.interceptors.tracing import tracing
 from headgate_server.reload import Reloader
 from headgate_server.runtime import Runtime
 from headgate_server.servicers.inference import InferenceServicer
@@ -42,6 +43,9 @@ from headgate_server.telemetry.gauges import RunningServer
 from headgate_server.telemetry.metrics import Metrics
 from headgate_server.telemetry.recent import Recent
 from headgate_server.tls import credentials
+
+if TYPE_CHECKING:
+    from headgate_server.telemetry.tracing import CallTracer
 
 SERVICE = "headgate.v1.InferenceService"
 READINESS = ("", SERVICE, "readiness")
@@ -62,6 +66,7 @@ class Application:
         self._calls = CallRegistry()
         self._runtime = Runtime(config)
         self._retiring: set[asyncio.Task[None]] = set()
+        self._tracer = _call_tracer(config)
         self._servicer = InferenceServicer(self._calls)
         self._metrics = Metrics()
         self._metrics.registry.register(RunningServer(self._calls, lambda: self._runtime, time.monotonic))
@@ -77,6 +82,7 @@ class Application:
                     lambda: self._runtime,
                     before_parse=[
                         status,
+                        tracing(self._tracer),
                         metrics(self._metrics, self._recent),
                         access_log,
                         admission(self._calls),
@@ -213,6 +219,8 @@ class Application:
             self._watching_lag.cancel()
         if self._admin:
             await self._admin.close()
+        if self._tracer:
+            await self._tracer.close()
 
 
 def run(config: Config, path: Path | None = None, environment: Mapping[str, str] = MappingProxyType({})) -> None:
@@ -220,7 +228,7 @@ def run(config: Config, path: Path | None = None, environment: Mapping[str, str]
 
     With a `path`, SIGHUP and changes beside that file have it read again, with the same environment.
     """
-    logs.configure(config.telemetry.log_level, config.telemetry.log_format)
+    logs.configure(config.telemetry)
     try:
         import uvloop
     except ImportError:
@@ -262,6 +270,7 @@ async def _serve(config: Config, path: Path | None, environment: Mapping[str, st
     if reloading:
         reloading.cancel()
     await application.stop(delay=delay, grace=config.server.drain_grace, hurry=hurry)
+    logs.report_held_back()
     log.info("stopped")
 
 
@@ -310,6 +319,14 @@ def _needing_restart(started: Config, config: Config) -> Iterator[str]:
     for name in ("admin", "telemetry"):
         if getattr(started, name) != getattr(config, name):
             yield name
+
+
+def _call_tracer(config: Config) -> CallTracer | None:
+    if not config.telemetry.traces.enabled:
+        return None
+    from headgate_server.telemetry.tracing import call_tracer  # an extra
+
+    return call_tracer(config.telemetry.traces, config.server.listen)
 
 
 def _channel_options(server: ServerConfig) -> list[tuple[str, int]]:

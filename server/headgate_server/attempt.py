@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from headgate import v1 as pb
@@ -60,7 +60,13 @@ class Attempt:
         call.attempts.append(self.record)
         call.causes.append(cause)
         call.upstream.enter(self.started)
+        self._span = call.trace.attempt(call, self.record, target, cause) if call.trace else None
         state.began()
+
+    @property
+    def trace_headers(self) -> Mapping[str, str]:
+        """What tells the vendor of the trace."""
+        return self._span.headers if self._span else self._call.trace_headers
 
     def content_came(self) -> None:
         """The first content of a stream arrived: the attempt is committed."""
@@ -68,6 +74,8 @@ class Attempt:
         now = time.monotonic()
         self.record.first_token_latency.FromNanoseconds(int((now - self.started) * 1e9))
         self._state.first_token(self._permit, now - self.started, now)
+        if self._span:
+            self._span.content_came()
 
     def answered(self, usage: pb.Usage | None) -> None:
         """The vendor's whole answer came, with what it counted."""
@@ -136,6 +144,8 @@ class Attempt:
         now = time.monotonic()
         latency = now - self.started
         self._call.upstream.leave(now)
+        if self._span:
+            self._span.over()
         self.record.outcome = outcome
         self.record.latency.FromNanoseconds(int(latency * 1e9))
         return latency

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from headgate_server.limits.call import CallLimits
     from headgate_server.runtime import Runtime
+    from headgate_server.telemetry.spans import CallTrace
 
 REQUEST_ID = "x-request-id"
 GATEWAY = "headgate"
@@ -76,6 +77,12 @@ class Call:
         self.limits: CallLimits | None = None
         self.trailer: list[tuple[str, str]] = []
         """What travels in trailing metadata, whatever the outcome."""
+        self.trace_id = ""
+        """The trace that the call belongs to, sampled or not."""
+        self.trace: CallTrace | None = None
+        """What is recorded of it; None when it is not sampled."""
+        self.trace_headers: Mapping[str, str] = {}
+        """What tells vendors of the trace when nothing is recorded."""
         self.task = asyncio.current_task()
         self.exemplar: dict[str, str] | None = None
         """Labels by which metrics lead to the call's trace, if it is kept."""

@@ -5,44 +5,72 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from typing import Any
+import time
+from collections.abc import Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+from weakref import ReferenceType, ref
 
 import msgspec
 import structlog
+from structlog.typing import EventDict, Processor
 
 from headgate_server.printing import json_safe, printable
+from headgate_server.telemetry.masking import mask_fields, mask_keys, mask_texts
+from headgate_server.telemetry.repetition import Kind, Repetition
 
-CHATTY = ("grpc", "asyncio", "aiohttp", "httpx2", "alembic", "sqlalchemy", "aiosqlite", "psycopg")
+if TYPE_CHECKING:
+    from headgate_server.call import Call
+    from headgate_server.config import Telemetry
+
+CHATTY = (
+    "grpc",
+    "asyncio",
+    "aiohttp",
+    "httpx2",
+    "alembic",
+    "sqlalchemy",
+    "aiosqlite",
+    "psycopg",
+    "opentelemetry",
+    "urllib3",
+)
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "exception": 40, "critical": 50}
+KIND = ("component", "event", "provider", "reason")
+HELD_BACK = "lines_held_back"
 OF_MANY_LINES = ("exception", "stack")
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
+_call: ContextVar[ReferenceType[Call]] = ContextVar("call")
+"""Weak, because contexts outlive their call: a pooled connection keeps the one that it was opened in."""
+_repetition: Repetition | None = None
 
 
-def configure(level: str, form: str) -> None:
+def bind(call: Call) -> None:
+    """From here on the lines of this task, and of those that it starts, tell which call they belong to."""
+    _call.set(ref(call))
+
+
+def configure(telemetry: Telemetry) -> None:
     """Called once, before the server starts: grpc.aio may deadlock on logging that is reconfigured later.
 
     Our own lines go straight to stderr; what libraries log takes the way through the logging module to the same form.
     """
-    least = logging.getLevelNamesMapping()[level.upper()]
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
+    global _repetition
+    _repetition = Repetition(telemetry.log_repeats) if telemetry.log_repeats else None
+    least = LEVELS[telemetry.log_level]
+    levels = {component: LEVELS[level] for component, level in telemetry.log_levels.items()}
+    shared: list[Processor] = [
+        add_call,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        _mask_fields,
     ]
-    renderers: list[structlog.typing.Processor] = (
-        [
-            structlog.processors.format_exc_info,  # rich would show local variables, in which keys and prompts stand
-            _without_controls,
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-            ),
-        ]
-        if form == "console"
-        else [structlog.processors.format_exc_info, _render_json]
-    )
+    renderers = _for_people() if telemetry.log_format == "console" else [_render_json]
     structlog.configure(
-        processors=[*shared, *renderers],
-        wrapper_class=structlog.make_filtering_bound_logger(least),
+        processors=[*([_by_component(levels, least)] if levels else []), _hold_back, *shared, *renderers],
+        wrapper_class=structlog.make_filtering_bound_logger(min(least, *levels.values()) if levels else least),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
@@ -54,11 +82,64 @@ def configure(level: str, form: str) -> None:
         )
     )
     handler.addFilter(_without_metadata)
+    handler.addFilter(_is_not_held_back)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(least)
     for name in CHATTY:
         logging.getLogger(name).setLevel(max(least, logging.WARNING))
+
+
+def add_call(_logger: Any, _name: str, event: EventDict) -> EventDict:
+    """Which call the line belongs to, and whose that is."""
+    of = _call.get(None)
+    if of and (call := of()):
+        event["request_id"] = call.request_id
+        if call.trace_id:
+            event["trace_id"] = call.trace_id
+        if call.principal.tenant:
+            event["tenant"] = call.principal.tenant
+    return event
+
+
+def report_held_back() -> None:
+    """Says now how many lines were held back, whether or not their minute is over."""
+    if _repetition:
+        _report(_repetition.held_back())
+
+
+def _report(held_back: Sequence[tuple[Kind, int]]) -> None:
+    for (component, *kind), lines in held_back:
+        named = {name: value for name, value in zip(("of", *KIND[2:]), kind, strict=False) if value}
+        structlog.get_logger(component=component).warning(HELD_BACK, **named, lines=lines)
+
+
+def _by_component(levels: dict[Any, int], least: int) -> Processor:
+    def drop_below(_logger: Any, name: str, event: EventDict) -> EventDict:
+        if LEVELS[name] < levels.get(event.get("component"), least):
+            raise structlog.DropEvent
+        return event
+
+    return drop_below
+
+
+def _hold_back(_logger: Any, name: str, event: EventDict) -> EventDict:
+    """Drops the many like it of a warning or an error."""
+    if _repetition is None:
+        return event
+    _report(_repetition.ended(time.monotonic()))
+    if LEVELS[name] >= logging.WARNING and event["event"] != HELD_BACK:
+        kind: Kind = tuple([str(event.get(field, "")) for field in KIND])
+        if not _repetition.passes(kind):
+            raise structlog.DropEvent
+    return event
+
+
+def _is_not_held_back(record: logging.LogRecord) -> bool:
+    """The same for what libraries log, by the text without its arguments."""
+    if _repetition is None or record.levelno < logging.WARNING:
+        return True
+    return _repetition.passes((record.name, str(record.msg)))
 
 
 def _without_metadata(record: logging.LogRecord) -> bool:
@@ -69,15 +150,30 @@ def _without_metadata(record: logging.LogRecord) -> bool:
     return True
 
 
-def _render_json(_logger: Any, _name: str, event: structlog.typing.EventDict) -> str:
+def _mask_fields(_logger: Any, _name: str, event: EventDict) -> EventDict:
+    return mask_fields(event)  # type: ignore[arg-type]  # structlog's chains hold nothing but dicts
+
+
+def _for_people() -> list[Processor]:
+    """Tracebacks are plain: rich would show local variables, in which keys and prompts stand."""
+    plain = structlog.dev.plain_traceback
+    console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)
+    return [_mask_texts, _without_controls, console]
+
+
+def _mask_texts(_logger: Any, _name: str, event: EventDict) -> EventDict:
+    return {name: mask_texts(value) for name, value in event.items()}
+
+
+def _render_json(_logger: Any, _name: str, event: EventDict) -> str:
     try:
         line = _encode(event).decode()
     except UnicodeEncodeError:  # halves of characters, which a vendor can send as JSON escapes
         line = json.dumps(event, default=str)
-    return json_safe(line)
+    return json_safe(mask_keys(line))
 
 
-def _without_controls(_logger: Any, _name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+def _without_controls(_logger: Any, _name: str, event: EventDict) -> EventDict:
     """For the console, which would obey them, and where a line feed would forge a line. JSON has escapes for them."""
     return {name: printable(value) if name in OF_MANY_LINES else _cleaned(value) for name, value in event.items()}
 

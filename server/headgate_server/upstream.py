@@ -129,6 +129,7 @@ class Upstream:
             headers={
                 "content-type": "application/json",
                 "accept": "text/event-stream" if streams else "application/json",
+                **attempt.trace_headers,
                 **authentication,
                 **call.headers,
             },

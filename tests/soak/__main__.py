@@ -8,6 +8,7 @@ import random
 import sys
 
 from headgate_server import logs
+from headgate_server.config import Telemetry
 from tests.soak.run import Options, Report, soak
 
 SHOWN = 20
@@ -25,7 +26,7 @@ def main() -> int:
     given = parser.parse_args()
     options = Options(given.calls, given.seed, given.at_once, given.faulty, given.leaving, given.reload)
     print(f"seed {options.seed}: {options.calls} calls, {options.at_once} at once", flush=True)
-    logs.configure("info", "json")
+    logs.configure(Telemetry(log_level="info"))
     report = _run(options)
     _print(report)
     return 1 if report.problems else 0

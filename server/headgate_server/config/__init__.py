@@ -2,7 +2,7 @@
 
 tree.py says what can be configured and values.py what single values may be; file.py reads YAML and keeps its line
 numbers; loading.py puts file and environment together and checks what concerns several places. Nothing below this
-package reads the environment.
+package reads the environment, except OpenTelemetry's SDK, which reads its own variables (telemetry/tracing.py).
 """
 
 from headgate_server.config.file import ConfigError, Problem
@@ -29,6 +29,7 @@ from headgate_server.config.tree import (
     TargetReference,
     Telemetry,
     TokenService,
+    Traces,
     Treatment,
 )
 
@@ -61,6 +62,7 @@ __all__ = [
     "Telemetry",
     "Tls",
     "TokenService",
+    "Traces",
     "Treatment",
     "load",
     "named_file",

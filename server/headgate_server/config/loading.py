@@ -31,12 +31,15 @@ from headgate_server.config.tree import (
     Provider,
     RoutingRule,
     Server,
+    Telemetry,
+    Traces,
 )
 from headgate_server.config.values import is_loopback, split_address
 from headgate_server.credentials import google_extra_missing
 from headgate_server.providers import UnresolvedProvider, resolve, token_type
 from headgate_server.providers.hosts import HOSTS, Host, Quirks
 from headgate_server.spelling import did_you_mean
+from headgate_server.telemetry.exporters import otel_extra_missing, unknown_exporters
 
 S = TypeVar("S", bound=Section)
 
@@ -107,6 +110,22 @@ def _apply_environment(document: Document, environment: Mapping[str, str]) -> No
         document.override("telemetry", "log_level", level, "LOG_LEVEL")
     if form := environment.get("LOG_FORMAT"):
         document.override("telemetry", "log_format", form, "LOG_FORMAT")
+    _apply_otel(document, environment)
+
+
+def _apply_otel(document: Document, environment: Mapping[str, str]) -> None:
+    """The variables that OpenTelemetry leaves to whoever sets its SDK up; the SDK reads the others itself."""
+    values = document.section("telemetry").get("traces")
+    traces = _sound(Traces, values)
+    if traces is None or not traces.enabled or not isinstance(values, dict):
+        return
+    for variable in ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"):
+        if protocol := environment.get(variable):
+            values["protocol"] = protocol
+            document.variables["telemetry", "traces", "protocol"] = variable
+    if named := environment.get("OTEL_TRACES_EXPORTER"):
+        values["exporters"] = [name.strip() for name in named.split(",")]
+        document.variables["telemetry", "traces", "exporters"] = "OTEL_TRACES_EXPORTER"
 
 
 def _override_port(
@@ -195,7 +214,7 @@ def _names(key: Key) -> list[str]:
 
 def _check(document: Document) -> None:
     """Reports what single values do not show; whatever is already known to be wrong is not judged twice."""
-    checks = (_listener, _certificates, _providers, _targets, _rules, _limits)
+    checks = (_listener, _certificates, _providers, _targets, _rules, _limits, _traces)
     for key, reason in (problem for check in checks for problem in check(document)):
         if not document.faulty(key):
             document.report(key, reason)
@@ -285,6 +304,17 @@ def _limits(document: Document) -> Iterator[tuple[Key, str]]:
         counter = (rule.unit, rule.algorithm, rule.window, frozenset(rule.per), tuple(sorted(rule.only.items())))
         if (other := first.setdefault(counter, index)) != index:
             yield ("limits", "rules", index), f"limits the same as limits.rules[{other}]"
+
+
+def _traces(document: Document) -> Iterator[tuple[Key, str]]:
+    telemetry = _sound(Telemetry, document.section("telemetry"))
+    if telemetry is None or not telemetry.traces.enabled:
+        return
+    if reason := otel_extra_missing():
+        yield ("telemetry", "traces", "enabled"), reason
+        return
+    for name in unknown_exporters(telemetry.traces.exporters):
+        yield ("telemetry", "traces", "exporters"), f"there is no exporter {name}"
 
 
 def _sound(section: type[S], values: Any) -> S | None:

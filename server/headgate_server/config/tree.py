@@ -18,11 +18,13 @@ from headgate_server.config.values import (
     ApiKey,
     ApiVersion,
     BaseUrl,
+    Component,
     Count,
     CountFromZero,
     HeaderName,
     HeaderValue,
     ListenAddress,
+    LogLevel,
     LowerCase,
     NumberFromZero,
     Price,
@@ -503,13 +505,36 @@ class Routing(Treatment):
     """Looking after idle providers."""
 
 
-class Telemetry(Section):
-    """Logs."""
+class Traces(Section):
+    """Traces, by OpenTelemetry; needs the extra [otel]. Its SDK is configured by its own variables, OTEL_*."""
 
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], LowerCase] = "info"
+    enabled: bool = False
+    """Record calls and send them. How many is for OTEL_TRACES_SAMPLER to say; by default all."""
+    propagate: bool = True
+    """Tell vendors which trace a call belongs to, by `traceparent`; a caller's own is passed on without traces too."""
+    content: bool = False
+    """Record prompts and answers too."""
+    content_limit: Count = 16384
+    """Most characters of a prompt, and of an answer, that are recorded; bytes of media never are."""
+    exporters: tuple[str, ...] = ("otlp",)
+    """Where traces go: otlp, console, none. The variable OTEL_TRACES_EXPORTER overrides it."""
+    protocol: Literal["grpc", "http/protobuf"] = "grpc"
+    """How otlp sends them. OTEL_EXPORTER_OTLP_TRACES_PROTOCOL and OTEL_EXPORTER_OTLP_PROTOCOL override it."""
+
+
+class Telemetry(Section):
+    """Logs and traces."""
+
+    log_level: LogLevel = "info"
     """Least level that is logged. The variable LOG_LEVEL overrides it."""
+    log_levels: dict[Component, LogLevel] = {}
+    """Other levels for single components, by the `component` of their lines."""
+    log_repeats: CountFromZero = 10
+    """Lines a minute of one warning or error; then only their number is logged. 0 for all of them."""
     log_format: Annotated[Literal["json", "console"], LowerCase] = "json"
     """JSON lines, or text for people. The variable LOG_FORMAT overrides it."""
+    traces: Traces = Traces()
+    """What is recorded of calls, and where it is sent."""
 
 
 class Config(Section):
@@ -530,4 +555,4 @@ class Config(Section):
     routing: Routing = Routing()
     """Which targets calls go to, and how targets are treated."""
     telemetry: Telemetry = Telemetry()
-    """Logs."""
+    """Logs and traces."""

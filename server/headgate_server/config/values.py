@@ -180,6 +180,19 @@ HeaderName = Annotated[str, AfterValidator(_header_name)]
 HeaderValue = Annotated[str, AfterValidator(_header_value)]
 LowerCase = BeforeValidator(_lower)
 ApiKey = Annotated[SecretStr, AfterValidator(_api_key)]
+LogLevel = Annotated[Literal["debug", "info", "warning", "error"], LowerCase]
+Component = Literal[
+    "access",
+    "configuration",
+    "credentials",
+    "health",
+    "identity",
+    "limits",
+    "security",
+    "server",
+    "status",
+    "tracing",
+]
 TokenUrl = Annotated[str, AfterValidator(_token_url)]
 ApiVersion = Annotated[str, AfterValidator(_api_version)]
 TransportName = Annotated[Literal["aiohttp", "httpx2"], AfterValidator(_installed)]

@@ -10,20 +10,23 @@ from typing import Any
 import structlog
 from headgate import v1 as pb
 
+from headgate_server import logs
 from headgate_server.call import Call
 from headgate_server.errors import GatewayError, InvalidRequest
 from headgate_server.principal import ANONYMOUS
 from headgate_server.redaction import redacted
 
 MAX_TEXT = 256
+OUTCOMES = {value: name.removeprefix("ATTEMPT_OUTCOME_") for name, value in pb.AttemptOutcome.items()}
+TOKENS = {name: f"{name}_tokens" for name in ("input", "output", "cache_read", "cache_write", "reasoning")}
 
 log = structlog.get_logger(component="access")
 
 
 @asynccontextmanager
 async def access_log(call: Call) -> AsyncIterator[None]:
-    """Binds the request id to every line of this call, and writes the last."""
-    structlog.contextvars.bind_contextvars(request_id=call.request_id)
+    """Lets every line of this call tell its ids, and writes the last."""
+    logs.bind(call)
     try:
         yield
     finally:
@@ -67,7 +70,7 @@ def _attempt(attempt: pb.Attempt) -> dict[str, Any]:
     line: dict[str, Any] = {
         "provider": attempt.provider,
         "model": attempt.model,
-        "outcome": pb.AttemptOutcome.Name(attempt.outcome).removeprefix("ATTEMPT_OUTCOME_"),
+        "outcome": OUTCOMES[attempt.outcome],
         "latency_ms": attempt.latency.ToMicroseconds() / 1000,
     }
     if attempt.error_reason:
@@ -81,8 +84,8 @@ def _attempt(attempt: pb.Attempt) -> dict[str, Any]:
     if attempt.HasField("usage"):
         usage = attempt.usage
         line["tokens"] = {
-            name: getattr(usage, f"{name}_tokens")
-            for name in ("input", "output", "cache_read", "cache_write", "reasoning")
-            if usage.HasField(f"{name}_tokens")  # type: ignore[arg-type]  # built from a closed list of names
+            name: getattr(usage, field)
+            for name, field in TOKENS.items()
+            if usage.HasField(field)  # type: ignore[arg-type]  # a closed list of names
         }
     return line

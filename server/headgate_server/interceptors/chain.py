@@ -136,7 +136,10 @@ def _unary(handler: Handler, serialize: Serialize) -> Respond:
     behaviour: Any = handler.unary_unary
 
     async def respond(call: Call) -> bytes:
-        reply = serialize(call, await behaviour(call.request, call))
+        message = await behaviour(call.request, call)
+        reply = serialize(call, message)
+        if call.trace:
+            call.trace.replied(message)
         await _send(call, call.context.send_initial_metadata(((REQUEST_ID, call.request_id),)))
         return reply
 
@@ -153,6 +156,8 @@ def _stream(handler: Handler, serialize: Serialize) -> Respond:
                 if not call.delivering:
                     call.delivering = True
                     await _send(call, call.context.send_initial_metadata(((REQUEST_ID, call.request_id),)))
+                if call.trace:
+                    call.trace.replied(event)
                 call.writing = True
                 await _send(call, write(serialize(call, event)))
                 call.writing = False

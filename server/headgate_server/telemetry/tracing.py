@@ -1,0 +1,141 @@
+"""Beginning traces, and sending them to a collector. The extra `[otel]`; imported only where traces are on.
+
+OpenTelemetry's SDK reads its own variables (OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER,
+OTEL_PROPAGATORS, OTEL_BSP_*, OTEL_EXPORTER_OTLP_*, OTEL_SDK_DISABLED, ...): the one exception to the rule that nothing
+below the configuration reads the environment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from ipaddress import ip_address
+from urllib.parse import unquote
+
+import structlog
+from opentelemetry.context import Context
+from opentelemetry.propagators.textmap import TextMapPropagator
+from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import SpanKind, Tracer
+
+import headgate_server
+from headgate_server.call import Call
+from headgate_server.config import Traces
+from headgate_server.config.values import split_address
+from headgate_server.telemetry import conventions as names
+from headgate_server.telemetry.exporters import exporters
+from headgate_server.telemetry.spans import CallTrace, headers_of
+
+FLUSH_SECONDS = 5.0
+
+log = structlog.get_logger(component="tracing")
+
+
+class CallTracer:
+    """Decides which calls are recorded, and begins their spans."""
+
+    def __init__(
+        self, tracer: Tracer, propagator: TextMapPropagator, settings: Traces, listen: str, shutdown: Callable[[], None]
+    ) -> None:
+        self._tracer = tracer
+        self._propagator = propagator
+        self._incoming = frozenset(propagator.fields)
+        self._propagates = settings.propagate
+        self._content_limit = settings.content_limit if settings.content else 0
+        self._server = _server(listen)
+        self._methods: dict[str, tuple[str, dict[str, str | int]]] = {}
+        self._shutdown = shutdown
+
+    def begin(self, call: Call) -> None:
+        """Continues the caller's trace, or begins one; a call that is not sampled has no more than its trace id."""
+        context = Context()
+        if not self._incoming.isdisjoint(call.metadata):
+            context = self._propagator.extract(call.metadata, context)
+        name, attributes = self._methods.get(call.method) or self._method(call.method)
+        span = self._tracer.start_span(name, context, SpanKind.SERVER, attributes)
+        span_context = span.get_span_context()
+        if span_context.is_valid:
+            call.trace_id = f"{span_context.trace_id:032x}"
+        if span.is_recording():
+            span.set_attributes(_peer(call.peer))
+            call.exemplar = {names.EXEMPLAR: call.trace_id}
+            call.trace = CallTrace(self._tracer, span, propagates=self._propagates, content_limit=self._content_limit)
+        elif self._propagates:
+            call.trace_headers = headers_of(span)
+
+    async def close(self) -> None:
+        """Sends what is left, for a few seconds at most and off the event loop.
+
+        In a thread of its own: asyncio would wait for one of its pool for as long as it takes.
+        """
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+        def shut_down() -> None:
+            self._shutdown()
+            with suppress(RuntimeError):  # it took so long that the loop is closed
+                loop.call_soon_threadsafe(done.set)
+
+        threading.Thread(target=shut_down, name="traces", daemon=True).start()
+        try:
+            await asyncio.wait_for(done.wait(), FLUSH_SECONDS)
+        except TimeoutError:
+            log.warning("traces_lost", seconds=FLUSH_SECONDS)
+
+    def _method(self, method: str) -> tuple[str, dict[str, str | int]]:
+        name = method.removeprefix("/")
+        self._methods[method] = name, {names.RPC_SYSTEM: names.GRPC, names.RPC_METHOD: name, **self._server}
+        return self._methods[method]
+
+
+def call_tracer(settings: Traces, listen: str) -> CallTracer:
+    """The tracer of a server that listens there, with an exporting thread of its own.
+
+    Raises:
+        OSError: what OpenTelemetry's variables ask for cannot be had.
+    """
+    try:
+        provider = _provider(settings)
+        propagator = _propagator()
+    except Exception as error:
+        raise OSError(f"traces cannot be sent: {error}") from error
+    tracer = provider.get_tracer(names.SCOPE, headgate_server.__version__)
+    return CallTracer(tracer, propagator, settings, listen, provider.shutdown)
+
+
+def _provider(settings: Traces) -> TracerProvider:
+    """Not set as the process's own: nothing but a call's own interceptor begins spans."""
+    ours = Resource({SERVICE_NAME: names.DEFAULT_SERVICE, SERVICE_VERSION: headgate_server.__version__})
+    resource = Resource.create(ours.merge(OTELResourceDetector().detect()).attributes)
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    for exporter in exporters(settings.exporters, settings.protocol):
+        provider.add_span_processor(BatchSpanProcessor(exporter.load()()))
+    return provider
+
+
+def _propagator() -> TextMapPropagator:
+    from opentelemetry import propagate  # reads OTEL_PROPAGATORS when it is imported, and raises there
+
+    return propagate.get_global_textmap()
+
+
+def _server(listen: str) -> dict[str, str | int]:
+    """Where the server listens; its name where that is every address."""
+    host, port = split_address(listen)
+    with suppress(ValueError):
+        if ip_address(host).is_unspecified:
+            host = socket.gethostname()
+    return {names.SERVER_ADDRESS: host, **({names.SERVER_PORT: port} if port else {})}
+
+
+def _peer(peer: str) -> dict[str, str | int]:
+    """Address and port of `ipv4:127.0.0.1:40000`, as gRPC writes a caller's."""
+    kind, _, address = peer.partition(":")
+    host, colon, port = address.rpartition(":")
+    if kind not in ("ipv4", "ipv6") or not colon or not port.isdigit():
+        return {}
+    return {names.PEER_ADDRESS: unquote(host).strip("[]"), names.PEER_PORT: int(port)}
