@@ -21,6 +21,7 @@ COPY --from=build /opt/headgate /opt/headgate
 # Whoever listens on 0.0.0.0 says so in the configuration, here and there.
 COPY <<YAML /etc/headgate/headgate.yaml
 server: {listen: "0.0.0.0:50051", reflection: true}
+admin: {listen: "0.0.0.0:9464"}
 auth: {anonymous: true}
 providers:
   demo: {adapter: mock, models: [echo, lorem, tools, embed]}
@@ -35,6 +36,6 @@ ENV PATH=/opt/headgate/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 USER 65532:65532
-EXPOSE 50051
+EXPOSE 50051 9464
 ENTRYPOINT ["headgate"]
 CMD ["serve"]

@@ -27,6 +27,7 @@ DEMO = {
         "catalog": {"echo": {"prices": {"input": "3", "output": "15"}}},
     }
 }
+OF_TLS = {names.CERTIFICATE_CHANGED.name, names.CERTIFICATE_REFUSALS.name}
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
@@ -172,7 +173,8 @@ async def test_callers_cannot_make_series(serve: Serve) -> None:
 
 async def test_every_metric_that_is_named_is_served(serve: Serve) -> None:
     """names.py is the list: nothing else has our prefixes, and all of it is there after some traffic."""
-    async with serve(providers=DEMO) as headgate:
+    rules = [{"unit": "requests", "limit": 100, "window": 60, "per": ["model"]}]
+    async with serve(providers=DEMO, limits={"rules": rules}) as headgate:
         await headgate.stub.Generate(ask("demo/echo", "one two"), timeout=10)
         [event async for event in headgate.stub.StreamGenerate(ask("demo/echo", "one two three"), timeout=10)]
         await failing(headgate.stub.Generate(ask("nope"), timeout=10))
@@ -181,7 +183,23 @@ async def test_every_metric_that_is_named_is_served(serve: Serve) -> None:
     served = {family.name for family in text_string_to_metric_families(text) if family.samples}
     expected = {name.name for name in vars(names).values() if isinstance(name, Name)}
     ours = {name for name in served if re.match(r"(headgate|gen_ai|rpc)_", name) and not name.endswith("_created")}
-    assert ours == expected
+    assert ours == expected - OF_TLS
+
+
+async def test_limits_tell_their_decisions_and_their_headroom(serve: Serve) -> None:
+    """By the rule's own name, which callers have no influence on."""
+    rules = [{"unit": "requests", "limit": 4, "window": 60, "per": ["model"]}, {"unit": "concurrency", "limit": 9}]
+    async with serve(providers=DEMO, limits={"rules": rules}) as headgate:
+        for _ in range(4):
+            await headgate.stub.Generate(ask("demo/echo"), timeout=10)
+        await failing(headgate.stub.Generate(ask("demo/echo"), timeout=10))
+        samples = await scrape(headgate)
+    rule = "requests in 60 s per model"
+    assert total(samples, "headgate_limit_decisions_total", rule=rule, decision="allowed") == 4
+    assert total(samples, "headgate_limit_decisions_total", rule=rule, decision="refused") == 1
+    assert total(samples, "headgate_limit_headroom_ratio", rule=rule) == 0
+    assert total(samples, "headgate_limit_headroom_ratio", rule="concurrency") == 1
+    assert total(samples, "headgate_limiter_degraded") == 0
 
 
 async def test_openmetrics_is_served_to_who_asks_for_it(demo: Headgate) -> None:

@@ -93,7 +93,7 @@ def test_the_image_starts_the_server_itself_without_a_shell() -> None:
     """SIGTERM has to reach the server, so nothing stands in between."""
     assert json.loads(RUNTIME.one("ENTRYPOINT")) == ["headgate"]
     assert json.loads(RUNTIME.one("CMD")) == ["serve"]
-    assert RUNTIME.one("EXPOSE") == "50051"
+    assert RUNTIME.one("EXPOSE") == "50051 9464"
 
 
 def test_the_images_environment_is_quiet_unbuffered_and_writes_nothing() -> None:
@@ -117,7 +117,8 @@ def test_the_images_own_configuration_listens_for_everybody_and_holds_no_key(tmp
     file = tmp_path / "headgate.yaml"
     file.write_text(RUNTIME.files[RUNTIME.environment["HEADGATE_CONFIG"]])
     config = load(file, {"OPENAI_API_KEY": "sk-1"})
-    assert config.server.listen == f"0.0.0.0:{RUNTIME.one('EXPOSE')}"
+    exposed = [f"0.0.0.0:{port}" for port in RUNTIME.one("EXPOSE").split()]
+    assert [config.server.listen, config.admin.listen] == exposed
     assert [provider.adapter for provider in config.providers.values()] == ["mock"]
 
 

@@ -42,7 +42,7 @@ from headgate_server.telemetry.event_loop import watch_lag
 from headgate_server.telemetry.gauges import RunningServer
 from headgate_server.telemetry.metrics import Metrics
 from headgate_server.telemetry.recent import Recent
-from headgate_server.tls import credentials
+from headgate_server.tls import CertificateFiles
 
 if TYPE_CHECKING:
     from headgate_server.telemetry.tracing import CallTracer
@@ -69,7 +69,10 @@ class Application:
         self._tracer = _call_tracer(config)
         self._servicer = InferenceServicer(self._calls)
         self._metrics = Metrics()
-        self._metrics.registry.register(RunningServer(self._calls, lambda: self._runtime, time.monotonic))
+        self._certificates = CertificateFiles(config.server.tls) if config.server.tls else None
+        self._metrics.registry.register(
+            RunningServer(self._calls, lambda: self._runtime, self._certificates, time.monotonic)
+        )
         self._recent = Recent()
         self._admin = self._admin_listener(config) if config.admin.enabled else None
         self._watching_lag: asyncio.Task[None] | None = None
@@ -156,8 +159,10 @@ class Application:
             raise OSError(f"cannot listen on {self._config.admin.listen} (admin)") from error
 
     def _listen(self) -> int:
-        listen, tls = self._config.server.listen, self._config.server.tls
-        return self._server.add_secure_port(listen, credentials(tls)) if tls else self._server.add_insecure_port(listen)
+        listen = self._config.server.listen
+        if self._certificates is None:
+            return self._server.add_insecure_port(listen)
+        return self._server.add_secure_port(listen, self._certificates.credentials())
 
     async def reload(self, config: Config) -> None:
         """Serves by another configuration from the next call on; calls in flight finish as they began.

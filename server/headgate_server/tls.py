@@ -16,30 +16,35 @@ log = structlog.get_logger(component="server")
 Fingerprint = tuple[tuple[int, int], ...]
 
 
-def credentials(tls: Tls) -> grpc.ServerCredentials:
-    """Credentials that take changed files from the next connection on.
-
-    With `client_ca_file` every client must show a certificate: gRPC's core can require one or not ask at all.
-
-    Raises:
-        OSError: a file cannot be read.
-    """
-    files = CertificateFiles(tls)
-    return grpc.dynamic_ssl_server_credentials(
-        files.read(),
-        files.changed,  # type: ignore[arg-type]  # None stands for no change, which types-grpcio does not know
-        tls.client_ca_file is not None,
-    )
-
-
 class CertificateFiles:
     """The files of a listener. `changed` is called on threads of gRPC's core, before each handshake."""
 
     def __init__(self, tls: Tls) -> None:
         self._tls = tls
+        self.refusals = 0
+        """How many changed files could not be used."""
         self._paths = [path for path in (tls.certificate_file, tls.key_file, tls.client_ca_file) if path]
         self._seen: Fingerprint = ()
         self._refused: Fingerprint = ()
+
+    @property
+    def changed_at(self) -> float:
+        """When the certificate that is in use was written, in seconds since the epoch."""
+        return self._seen[0][0] / 1e9
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Credentials that take changed files from the next connection on.
+
+        With `client_ca_file` every client must show a certificate: gRPC's core can require one or not ask at all.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        return grpc.dynamic_ssl_server_credentials(
+            self.read(),
+            self.changed,  # type: ignore[arg-type]  # None stands for no change, which types-grpcio does not know
+            self._tls.client_ca_file is not None,
+        )
 
     def read(self) -> grpc.ServerCertificateConfiguration:
         """What the files hold now.
@@ -65,6 +70,7 @@ class CertificateFiles:
             configuration = self.read()
         except OSError as error:  # as is whatever OpenSSL finds wrong
             self._refused = found
+            self.refusals += 1
             log.error("certificate_not_reloaded", file=str(self._tls.certificate_file), detail=error.strerror)
             return None
         log.info("certificate_reloaded", file=str(self._tls.certificate_file))

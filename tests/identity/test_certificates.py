@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import grpc
 import grpc.aio
 import pytest
@@ -203,6 +204,12 @@ async def test_a_new_certificate_serves_from_the_next_connection_on(
             assert (await stub.Generate(ask("demo/echo"), timeout=10)).candidates
         async with calling(headgate.address, None) as stub:
             assert (await failing(stub.Generate(ask("demo/echo"), timeout=10))).code is grpc.StatusCode.UNAVAILABLE
+        async with aiohttp.ClientSession() as session:
+            async with session.get(f"http://{headgate.application.admin_address}/metrics") as scraped:
+                metrics = await scraped.text()
+        assert "headgate_certificate_refusals_total 1.0" in metrics
+        written = re.findall(r"^headgate_certificate_changed_timestamp_seconds (\S+)$", metrics, re.MULTILINE)
+        assert 0 <= time.time() - float(written[0]) < 60
     events = [line["event"] for line in logged.lines if line["event"].startswith("certificate_")]
     assert events == ["certificate_not_reloaded", "certificate_reloaded"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from headgate import v1 as pb
@@ -66,6 +66,7 @@ class CallLimits:
         self._of_call = rules.of_call(principal, model)
         self._tries = 0
         self._held: list[Held] = []
+        self._rule_of: dict[str, str] = {}
         self._standings: dict[str, tuple[Limit, Standing, int]] = {}
         """What was said last of each limit, and what was given back to it since."""
 
@@ -112,6 +113,12 @@ class CallLimits:
         used["requests"] = min(used["requests"], 1)
         return used
 
+    def decisions(self) -> Iterator[tuple[str, bool, float]]:
+        """Of each rule that was asked: its name, whether it had room, and the share of it that is left by now."""
+        for key, (limit, standing, back) in self._standings.items():
+            left = (limit.capacity - standing.used + back) / limit.capacity
+            yield self._rule_of[key], not standing.wait, min(max(left, 0.0), 1.0)
+
     def trailer(self) -> list[tuple[str, str]]:
         """How the limits stand that have least room, of requests and of tokens."""
         tightest: dict[str, tuple[int, int, int]] = {}
@@ -137,6 +144,7 @@ class CallLimits:
         ]
         if not takes:
             return
+        self._rule_of.update((each.key, each.rule) for each in scoped)
         reservation, verdict = await self._limiter.reserve(takes)
         if not verdict.granted:
             for take, standing in zip(takes, verdict.standings, strict=True):

@@ -17,11 +17,15 @@ MAX_VALUE = 64
 
 
 class Scoped(NamedTuple):
-    """A limit as it applies to one caller: the key of its counter, and who that is, such as `tenant:acme`."""
+    """A limit as it applies to one caller: the key of its counter, and who that is, such as `tenant:acme`.
+
+    `rule` is the same for all callers: by it metrics tell limits apart.
+    """
 
     key: str
     limit: Limit
     subject: str
+    rule: str
 
 
 class Rules:
@@ -83,7 +87,7 @@ def _scoped(rule: LimitRule, limit: Limit, values: Mapping[str, str]) -> Scoped:
     only = [f"{scope}~{quote(glob)}" for scope, globs in sorted(rule.only.items()) for glob in globs]
     who = [f"{scope}={_short(values[scope])}" for scope in scopes]
     subject = " ".join(f"{scope}:{values[scope] or 'none'}" for scope in scopes) or "all callers"
-    return Scoped("|".join([_counting(limit), *only, *who]), limit, subject)
+    return Scoped("|".join([_counting(limit), *only, *who]), limit, subject, _named(limit, scopes))
 
 
 def _own(principal: Principal) -> Iterable[Scoped]:
@@ -94,8 +98,14 @@ def _own(principal: Principal) -> Iterable[Scoped]:
     for own in map(_limit, principal.limits):
         key = f"{_counting(own)}|own|{who}"
         if key not in found or own.capacity < found[key].limit.capacity:
-            found[key] = Scoped(key, own, subject)
+            found[key] = Scoped(key, own, subject, _named(own, ["caller's own"]))
     return found.values()
+
+
+def _named(limit: Limit, scopes: Sequence[str]) -> str:
+    """Such as `requests in 60 s per tenant`."""
+    window = "" if limit.algorithm == "concurrency" else f" in {limit.window / MICROS:g} s"
+    return f"{limit.unit}{window}" + (f" per {'+'.join(scopes)}" if scopes else "")
 
 
 def _counting(limit: Limit) -> str:

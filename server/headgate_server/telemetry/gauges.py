@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from headgate import v1 as pb
 from headgate.v1 import inference_service_pb2
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from headgate_server.call import CallRegistry
 from headgate_server.resilience.breaker import Circuit
 from headgate_server.telemetry import names
 from headgate_server.telemetry.names import Name
+from headgate_server.tls import CertificateFiles
 
 if TYPE_CHECKING:
     from headgate_server.runtime import Runtime
@@ -28,9 +29,16 @@ CIRCUITS = {Circuit.CLOSED: 0, Circuit.HALF_OPEN: 1, Circuit.OPEN: 2}
 class RunningServer(Collector):
     """Calls in flight, and the targets and providers of the configuration that is served. `now` is monotonic time."""
 
-    def __init__(self, calls: CallRegistry, runtime: Callable[[], Runtime], now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        calls: CallRegistry,
+        runtime: Callable[[], Runtime],
+        certificates: CertificateFiles | None,
+        now: Callable[[], float],
+    ) -> None:
         self._calls = calls
         self._runtime = runtime
+        self._certificates = certificates
         self._now = now
 
     def describe(self) -> Iterator[Metric]:
@@ -41,8 +49,14 @@ class RunningServer(Collector):
         runtime = self._runtime()
         in_flight = self._calls.by_method()
         yield _family(names.CALLS_IN_FLIGHT, {(method,): in_flight[method] for method in METHODS})
+        yield _family(names.LIMITER_DEGRADED, {(): 1.0 if runtime.limits.limiter.trouble else 0.0})
         yield from self._targets(runtime)
         yield from _providers(runtime)
+        if self._certificates:
+            yield _family(names.CERTIFICATE_CHANGED, {(): self._certificates.changed_at})
+            refusals = CounterMetricFamily(names.CERTIFICATE_REFUSALS.name, names.CERTIFICATE_REFUSALS.help)
+            refusals.add_metric((), self._certificates.refusals)
+            yield refusals
 
     def _targets(self, runtime: Runtime) -> Iterator[Metric]:
         circuits: Values = defaultdict(float)

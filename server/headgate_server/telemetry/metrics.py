@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -26,9 +27,11 @@ from headgate_server.telemetry.names import Name
 
 if TYPE_CHECKING:
     from headgate_server.call import Call
+    from headgate_server.limits.call import CallLimits
 
 OTHER = "other"
 NANOS = 1e9
+HEADROOM_SECONDS = 15.0
 OPERATIONS = {"Generate": "chat", "StreamGenerate": "chat", "Embed": "embeddings"}
 TOKEN_TYPES = ("input", "output", "cache_read", "cache_write", "reasoning")
 
@@ -50,12 +53,15 @@ class Metrics:
         self._output_chunk = self._histogram(names.OUTPUT_CHUNK)
         self._tokens = self._histogram(names.TOKEN_USAGE)
         self._cost = self._counter(names.COST)
+        self._decisions = self._counter(names.LIMIT_DECISIONS)
+        self._headroom = self._gauge(names.LIMIT_HEADROOM)
+        self._least: dict[str, tuple[float, float]] = {}
         self.loop_lag = self._histogram(names.LOOP_LAG)
-        self.draining = Gauge(names.DRAINING.name, names.DRAINING.help, registry=self.registry)
+        self.draining = self._gauge(names.DRAINING)
         self._reloads = self._counter(names.RELOADS)
-        self._reloaded = Gauge(names.RELOADED.name, names.RELOADED.help, registry=self.registry)
+        self._reloaded = self._gauge(names.RELOADED)
         self._reloaded.set_to_current_time()
-        build = Gauge(names.BUILD.name, names.BUILD.help, names.BUILD.labels, registry=self.registry)
+        build = self._gauge(names.BUILD)
         build.labels(headgate_server.__version__, platform.python_version(), grpc.__version__).set(1)
         self._histograms: dict[tuple[object, ...], Histogram] = {}
         self._counters: dict[tuple[object, ...], Counter] = {}
@@ -68,6 +74,8 @@ class Metrics:
         self._observe(self._duration, (method, code), elapsed, call)
         if error:
             self._count(self._errors, (method, error.reason))
+        if call.limits:
+            self._record_limits(call.limits, time.monotonic())
         if not call.attempts:
             return
         self._observe(self._overhead, (method,), max(elapsed - call.upstream.seconds, 0.0), call)
@@ -80,6 +88,14 @@ class Metrics:
                 call.cost.currency_code,
             )
             self._count(self._cost, labels, call.cost.total_nanos / NANOS)
+
+    def _record_limits(self, limits: CallLimits, now: float) -> None:
+        for rule, allowed, left in limits.decisions():
+            self._count(self._decisions, (rule, "allowed" if allowed else "refused"))
+            least, since = self._least.get(rule, (1.0, 0.0))
+            if left <= least or now - since > HEADROOM_SECONDS:
+                self._least[rule] = (left, now)
+                self._headroom.labels(rule).set(left)
 
     def record_reload(self, *, applied: bool) -> None:
         """The configuration was read again, and is served or was refused."""
@@ -119,6 +135,9 @@ class Metrics:
 
     def _histogram(self, name: Name) -> Histogram:
         return Histogram(name.name, name.help, name.labels, registry=self.registry, buckets=name.buckets)
+
+    def _gauge(self, name: Name) -> Gauge:
+        return Gauge(name.name, name.help, name.labels, registry=self.registry)
 
     def _counter(self, name: Name) -> Counter:
         return Counter(name.name, name.help, name.labels, registry=self.registry)

@@ -82,8 +82,25 @@ REACHABLE = Name("headgate_provider_reachable", "0 when the last check found no 
 SUCCESS_RATE = Name("headgate_provider_success_ratio", "Recent share of attempts that answered.", ("provider",))
 CONNECTIONS = Name("headgate_connections_in_use", "Connections to the provider in use.", ("provider",))
 CONNECTIONS_LIMIT = Name("headgate_connections_limit", "Most connections to the provider.", ("provider",))
+LIMIT_DECISIONS = Name(
+    "headgate_limit_decisions", "What limits said of calls: allowed or refused.", ("rule", "decision")
+)
+LIMIT_HEADROOM = Name(
+    "headgate_limit_headroom_ratio",
+    "Share that is left of the rule's fullest counter, of those that were asked in the last seconds.",
+    ("rule",),
+)
+LIMITER_DEGRADED = Name(
+    "headgate_limiter_degraded", "1 while limits are counted by this server alone, or refuse for want of their store."
+)
 LOOP_LAG = Name("headgate_event_loop_lag_seconds", "How late the event loop runs what is due.", (), LAG_SECONDS)
 DRAINING = Name("headgate_draining", "1 while the server drains.")
 RELOADS = Name("headgate_config_reloads", "Reloads of the configuration, by result.", ("result",))
 RELOADED = Name("headgate_config_loaded_timestamp_seconds", "When the configuration that is served was loaded.")
+CERTIFICATE_CHANGED = Name(
+    "headgate_certificate_changed_timestamp_seconds", "When the listener's certificate was written."
+)
+CERTIFICATE_REFUSALS = Name(
+    "headgate_certificate_refusals", "Changed certificates that could not be used, so that the last one goes on."
+)
 BUILD = Name("headgate_build_info", "Versions of what runs.", ("version", "python", "grpc"))
