@@ -30,7 +30,7 @@ GATEWAY = "headgate"
 """The gateway's own key beside the issuers' in provider_metadata."""
 RETRY_AFTER_STOP = 1.0
 OVERDUE_SECONDS = 0.5
-WRITE_SECONDS = 1.0
+SENDING_SECONDS = 1.0
 _ACCEPTED_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
@@ -88,8 +88,8 @@ class Call:
         """Labels by which metrics lead to the call's trace, if it is kept."""
         self.delivering = False
         """Events have gone out: what breaks from now on must not look retryable."""
-        self.writing = False
-        """An event is on its way out."""
+        self.sending = False
+        """An event, or what comes before the first, is on its way out."""
         self.caller_gone = False
         self.unanswerable = False
         self._overdue = False
@@ -152,11 +152,12 @@ class Call:
             self.task.cancel()
 
     def cut(self) -> None:
-        """Cancels the call. A write is first given time to end, because a stream's last events cannot pass it."""
+        """Cancels the call. What it is sending is first given time to go out: neither the last events of a stream nor,
+        before the first, a status can pass it."""
         if self.task is None:
             return
-        if self.writing:
-            asyncio.get_running_loop().call_later(WRITE_SECONDS, self.task.cancel)
+        if self.sending:
+            asyncio.get_running_loop().call_later(SENDING_SECONDS, self.task.cancel)
         else:
             self.task.cancel()
 

@@ -158,9 +158,7 @@ def _stream(handler: Handler, serialize: Serialize) -> Respond:
                     await _send(call, call.context.send_initial_metadata(((REQUEST_ID, call.request_id),)))
                 if call.trace:
                     call.trace.replied(event)
-                call.writing = True
                 await _send(call, write(serialize(call, event)))
-                call.writing = False
 
     return respond
 
@@ -175,8 +173,10 @@ def _parse(parse: Any, raw: Any) -> Message:
 
 
 async def _send(call: Call, sending: Awaitable[None]) -> None:
+    call.sending = True
     try:
         await sending
+        call.sending = False
     except grpc.aio.InternalError:
         # The connection went away under a write: grpc.aio tells by this error, and cancels nobody.
         call.caller_gone = True
