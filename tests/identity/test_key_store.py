@@ -144,6 +144,19 @@ async def test_what_a_key_entitles_to_comes_from_the_store(
     assert (logged.calls[0]["tenant"], logged.calls[0]["key_id"]) == ("tenant-7", key.id)
 
 
+async def test_a_keys_own_limits_hold_for_it_alone(serve: Serve, url: str, database: SqlKeyDatabase) -> None:
+    """Beside the configured ones; what cannot be read of them lets nobody in, and holds up no other key."""
+    one_call = {"unit": "requests", "limit": 1, "window": 3600}
+    limited, other = await create(database, limits=[one_call]), await create(database)
+    strange = await create(database, limits=[{"unit": "of a later version"}])
+    async with serve(providers=MOCK, auth=stored(url)) as headgate:
+        assert await is_let_in(headgate, limited)
+        refused = await failing(who(headgate, bearer(limited.text)))
+        assert (refused.reason, "QuotaFailure" in refused.details) == ("RATE_LIMITED", True)
+        assert await is_let_in(headgate, other)
+        assert not await is_let_in(headgate, strange)
+
+
 async def test_a_row_that_vanished_is_no_key_any_more(serve: Serve, url: str, database: SqlKeyDatabase) -> None:
     """An operator's DELETE, or a backup that was put back, counts like a revocation."""
     key = await create(database)

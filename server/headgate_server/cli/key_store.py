@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from headgate_server.cli.exits import FAILED, OK, USAGE, Failed
 from headgate_server.cli.terminal import table
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from headgate_server.identity.database import SqlKeyDatabase
 
 T = TypeVar("T")
+_LIMITS = TypeAdapter(list[Limit])
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -47,25 +48,19 @@ def new_key(
     """
     if not tenant or not printable(tenant) == tenant:
         raise Failed(USAGE, "error: --tenant: must be printable text")
-    try:
-        own_limits = json.loads(limits)
-    except ValueError as error:
-        raise Failed(USAGE, f"error: --limits: {error}") from error
-    if not isinstance(own_limits, list):
-        raise Failed(USAGE, "error: --limits: must be a JSON array of objects")
-    try:
-        for limit in own_limits:
-            Limit.model_validate(limit)
-    except ValidationError as error:
-        raise Failed(USAGE, f"error: --limits: {_first_problem(error)}") from error
+    own_limits = _limits(limits)
     expires_at = time.time() + _seconds("--expires-in", expires_in) if expires_in else None
     return NewKey(tenant, name, tuple(roles), tuple(models), tuple(providers), tuple(own_limits), expires_at)
 
 
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    field = ".".join(map(str, problem["loc"]))
-    return f"{field} is required" if problem["type"] == "missing" else f"{field} {problem['msg']}".strip()
+def _limits(text: str) -> list[dict[str, Any]]:
+    try:
+        found = _LIMITS.validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise Failed(USAGE, printable(f"error: --limits: {f'{place}: ' if place else ''}{first['msg']}")) from error
+    return [limit.model_dump(mode="json", exclude_unset=True) for limit in found]
 
 
 def create(config: Path | None, wanted: NewKey, *, as_json: bool) -> int:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import asdict
+from sqlite3 import OperationalError
 from typing import Any
 
+import structlog
+from pydantic import ValidationError
 from sqlalchemy import ColumnElement, Row, String, event, func, insert, select, update
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from headgate_server.config.limits import Limit
+from headgate_server.config import Limit
 from headgate_server.identity.events import SecurityEvent
 from headgate_server.identity.key_store import Changes
 from headgate_server.identity.keys import ApiKey, digest, new_key
@@ -22,6 +26,8 @@ from headgate_server.printing import printable
 
 CONNECT_SECONDS = 5
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
+
+log = structlog.get_logger(component="identity")
 
 
 class SqlKeyDatabase:
@@ -129,7 +135,8 @@ def _engine(url: URL) -> AsyncEngine:
 
     @event.listens_for(engine.sync_engine, "connect")
     def set_up(connection: Any, _record: Any) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")  # a reader then never waits for a writer
+        with suppress(OperationalError):  # another server is just doing it, and the file remembers
+            connection.execute("PRAGMA journal_mode=WAL")  # a reader then never waits for a writer
 
     return engine
 
@@ -162,6 +169,14 @@ async def _records(connection: AsyncConnection, *where: ColumnElement[bool]) -> 
 
 
 def _record(row: Row[Any]) -> KeyRecord:
+    """The key of a row. One that cannot be read, as of a later version, lets nobody in, and holds up no others."""
+    ended = "revoked" if row.revoked_at is not None else ""
+    limits: tuple[Limit, ...] = ()
+    try:
+        limits = tuple(Limit.model_validate(limit) for limit in row.limits)
+    except ValidationError:
+        log.error("key_limits_unreadable", key_id=row.id, tenant=row.tenant)
+        ended = "unreadable"
     return KeyRecord(
         principal=Principal(
             tenant=row.tenant,
@@ -169,13 +184,13 @@ def _record(row: Row[Any]) -> KeyRecord:
             roles=frozenset(row.roles),
             allowed_models=tuple(row.allowed_models),
             allowed_providers=tuple(row.allowed_providers),
-            limits=tuple(map(Limit.model_validate, row.limits)),
+            limits=limits,
         ),
         digest=bytes.fromhex(row.digest),
         previous_digest=bytes.fromhex(row.previous_digest),
         previous_expires_at=row.previous_expires_at,
         expires_at=row.expires_at,
-        revoked=row.revoked_at is not None,
+        ended=ended,
     )
 
 

@@ -32,7 +32,8 @@ class KeyRecord:
     previous_digest: bytes = field(default=b"", repr=False)
     previous_expires_at: float | None = None
     expires_at: float | None = None
-    revoked: bool = False
+    ended: str = ""
+    """Why it is good no more, such as revoked."""
 
     def admit(self, digest: bytes, now: float) -> Principal:
         """Whom the presented secret stands for. It is compared first, so that only its holder learns from timing.
@@ -44,8 +45,8 @@ class KeyRecord:
         is_previous = hmac.compare_digest(digest, self.previous_digest)
         if not is_current and not is_previous:
             raise self._refused("wrong_secret")
-        if self.revoked:
-            raise self._refused("revoked")
+        if self.ended:
+            raise self._refused(self.ended)
         if self.expires_at is not None and now >= self.expires_at:
             raise self._refused("expired")
         if not is_current and (self.previous_expires_at is None or now >= self.previous_expires_at):
