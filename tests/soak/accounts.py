@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from headgate_server import logs
 from tests.headgate_process import Headgate
 from tests.soak.callers import Outcome, Plan
 from tests.soak.vendors import KEPT, Vendors
@@ -48,7 +49,7 @@ class Log(logging.Handler):
         """Takes every line in the place of what is configured; loggers hold on to that very list of processors."""
         processors = structlog.get_config()["processors"]
         configured = list(processors)
-        processors[:] = [structlog.contextvars.merge_contextvars, self]
+        processors[:] = [logs.add_call, self]
         logging.getLogger().addHandler(self)
         try:
             yield
