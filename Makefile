@@ -25,7 +25,7 @@ test: venv tools ## Run the tests; pass options as ARGS="..."
 	@$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
 
 .PHONY: bench
-bench: .venv/.runtime ## Measure what a call costs; pass options as ARGS="--quick"
+bench: venv ## Measure what a call costs; pass options as ARGS="--quick"
 	@$(BIN)/python -m bench $(ARGS)
 
 .PHONY: soak

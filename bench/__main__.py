@@ -7,8 +7,8 @@ import json
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
 from os import sched_getaffinity, sched_setaffinity
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 from bench import report
 from bench.figures import Figures
 from bench.modes import MODES, Mode, configuration, embed_request, generate_request
-from bench.programs import BENCH, BUILT, Load, Running, Seen, Skipped, Spoiled, build, running
+from bench.programs import BENCH, BUILT, Load, Running, Seen, Skipped, Spoiled, build, redis_server, running
 
 RESULTS = BENCH / "results.json"
 SERVICE = "/headgate.v1.InferenceService"
@@ -137,11 +137,15 @@ class Bench:
             figures["memory_loaded"] = server.resident / MB
         return figures
 
-    def _server(self, mode: Mode) -> AbstractContextManager[Running]:
-        config = self._directory / f"{mode.name}.yaml"
-        config.write_text(json.dumps(configuration(mode, self.load.vendor.address)))
-        command = (sys.executable, "-m", "headgate_server", "serve", "--config", str(config))
-        return running(*command, core=self._core, errors=self._directory / f"{mode.name}.log")
+    @contextmanager
+    def _server(self, mode: Mode) -> Iterator[Running]:
+        with redis_server() if mode.redis else nullcontext("") as redis:
+            config = self._directory / f"{mode.name}.yaml"
+            config.write_text(json.dumps(configuration(mode, self.load.vendor.address, redis)))
+            command = (sys.executable, "-m", "headgate_server", "serve", "--config", str(config))
+            errors = self._directory / f"{mode.name}.log"
+            with running(*command, core=self._core, errors=errors, environment=mode.environment) as server:
+                yield server
 
     def _loads(self, mode: Mode, server: Running) -> dict[str, Callable[[], Seen]]:
         unary = self._call(mode, "Generate", "plain")

@@ -8,17 +8,22 @@ from typing import Any
 
 from headgate import v1 as pb
 
+from headgate_server.identity.keys import digest, new_key
+
 
 @dataclass(frozen=True, slots=True)
 class Mode:
     """`sections` go over the configuration; `metadata` is sent with each call as NAME=VALUE,... `prefix` stands before
-    the fake vendor's model in what callers ask for.
+    the fake vendor's model in what callers ask for. `environment` is added to the server's; with `redis` a Redis of its
+    own shares the limits.
     """
 
     name: str
     sections: Mapping[str, Any] = field(default_factory=dict)
     metadata: str = ""
     prefix: str = "vendor/"
+    environment: Mapping[str, str] = field(default_factory=dict)
+    redis: bool = False
 
 
 QUIET = {"telemetry": {"log_level": "warning"}, "admin": {"enabled": False}}
@@ -54,23 +59,42 @@ LIMITS = {
         {"unit": "concurrency", "limit": 100_000, "per": ["tenant"]},
     ]
 }
+PEPPER = "a pepper of thirty-two characters"
+KEY = new_key()
+AUTH = {"pepper": PEPPER, "keys": {KEY.id: {"tenant": "bench", "hash": digest(PEPPER.encode(), KEY.text).hex()}}}
+BEARER = f"authorization=Bearer {KEY.text}"
+SAMPLED = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"}
+OBSERVED = {
+    "telemetry": {
+        "log_level": "info",
+        "log_format": "json",
+        "traces": {"enabled": True, "exporters": ["none"]},
+    }
+}
+BARE = {**QUIET, **NO_POLICIES}
+GUARDED = {"auth": AUTH, "limits": LIMITS}
 MODES = (
-    Mode("bare", {**QUIET, **NO_POLICIES}),
-    Mode("limited", {**QUIET, **NO_POLICIES, "limits": LIMITS}),
+    Mode("bare", BARE),
     Mode("routed", {**QUIET, **ALL_POLICIES}, prefix=""),
-    Mode("full", {"telemetry": {"log_level": "info", "log_format": "json"}, **ALL_POLICIES}, prefix=""),
+    Mode("guarded", {**BARE, **GUARDED}, BEARER),
+    Mode("shared", {**BARE, **GUARDED}, BEARER, redis=True),
+    Mode("observed", {**NO_POLICIES, **OBSERVED}, environment=SAMPLED),
+    Mode("full", {**ALL_POLICIES, **GUARDED, **OBSERVED}, BEARER, prefix="", environment=SAMPLED),
 )
 
 
-def configuration(mode: Mode, vendor: str) -> dict[str, Any]:
-    """The server's configuration in this mode, in front of the fake vendor at that address."""
+def configuration(mode: Mode, vendor: str, redis: str = "") -> dict[str, Any]:
+    """The server's configuration in this mode, in front of the fake vendor at that address, with that Redis."""
     provider = {"adapter": "openai", "base_url": f"http://{vendor}/v1", "api_key": "key", "max_connections": 4096}
+    sections = dict(mode.sections)
+    if redis:
+        sections["limits"] = {**sections["limits"], "store": {"type": "redis", "url": f"redis://{redis}/0"}}
     return {
         "server": {"listen": "127.0.0.1:0", "drain_delay": 0, "drain_grace": 1},
         "admin": {"listen": "127.0.0.1:0"},
         "auth": {"anonymous": True},
         "providers": {"vendor": provider, "twin": provider},
-        **mode.sections,
+        **sections,
     }
 
 

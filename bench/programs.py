@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,15 +60,18 @@ class Running:
 
 
 @contextmanager
-def running(*command: str, core: int | None = None, errors: Path | None = None) -> Iterator[Running]:
+def running(
+    *command: str, core: int | None = None, errors: Path | None = None, environment: Mapping[str, str] | None = None
+) -> Iterator[Running]:
     """A program that prints its address as the last word of its first line, pinned to `core` if one is given."""
     home = os.sched_getaffinity(0)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("LOG_", "PORT"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("LOG_", "PORT", "OTEL_"))}
+    kept |= environment or {}
     with open(errors or os.devnull, "ab") as stderr:
         os.sched_setaffinity(0, home if core is None else {core})
         try:
             began = time.monotonic()
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, env=environment, text=True)
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, env=kept, text=True)
         finally:
             os.sched_setaffinity(0, home)
         try:
@@ -169,3 +173,31 @@ class Load:
         if server is not None:
             chosen |= {"target": server.address, "server": server.pid}
         return [str(BUILT / "load"), *(f"-{name}={value}" for name, value in chosen.items())]
+
+
+@contextmanager
+def redis_server() -> Iterator[str]:
+    """A Redis of its own that keeps nothing; its address.
+
+    Raises:
+        Skipped: redis-server is not installed.
+    """
+    program = shutil.which("redis-server")
+    if program is None:
+        raise Skipped("redis-server is missing: the mode `shared` needs it")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        while True:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.01)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()

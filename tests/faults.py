@@ -27,7 +27,7 @@ from tests.vendor import (
     usage_chunk,
 )
 
-CLOCK_SECONDS = 0.3
+CLOCK_SECONDS = 0.6
 HALF = 40
 """Bytes of an answer that end within its first event, or within its JSON."""
 IMPATIENT = {"first_token": CLOCK_SECONDS, "total": CLOCK_SECONDS * 1.2}

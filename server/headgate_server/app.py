@@ -86,7 +86,7 @@ class Application:
                     before_parse=[
                         status,
                         tracing(self._tracer),
-                        metrics(self._metrics, self._recent),
+                        *([metrics(self._metrics, self._recent)] if self._admin else []),
                         access_log,
                         admission(self._calls),
                         auth,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -31,7 +32,8 @@ async def access_log(call: Call) -> AsyncIterator[None]:
         yield
     finally:
         error = call.conclude(sys.exception())
-        log.info("call", **_line(call, error))
+        if log.is_enabled_for(logging.INFO):
+            log.info("call", **_line(call, error))
         if error and error.vendor_detail:
             # A vendor's words may repeat the prompt: they are for those who ask for them.
             log.debug("vendor_detail", detail=redacted(error.vendor_detail))
