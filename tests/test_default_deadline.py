@@ -136,3 +136,23 @@ async def test_calls_of_the_default_deadline_do_not_wait_for_its_end(serve: Serv
             assert (await headgate.stub.Generate(ask("v/m"))).candidates
             await asyncio.sleep(0.3)
         assert await headgate.idle()
+
+
+async def test_the_default_deadline_is_not_held_against_the_target(serve: Serve) -> None:
+    """Earlier targets may have used up the time: the circuit of the one that was left the rest stays closed."""
+
+    async def slow(exchange: Exchange) -> None:
+        await asyncio.sleep(0.4)
+        await answers_text(exchange)
+
+    async with Vendor(silent) as stalling, Vendor(slow) as healthy:
+        providers = {
+            "a": {"adapter": "openai", "base_url": stalling.base_url, "clocks": {"total": 0.3}},
+            "b": {"adapter": "openai", "base_url": healthy.base_url, "breaker": {"consecutive_failures": 1}},
+        }
+        models = {"fast": {"targets": [{"provider": "a", "model": "m"}, {"provider": "b", "model": "m"}]}}
+        async with serve(providers=providers, models=models, routing=patient(0.5)) as headgate:
+            for _ in range(2):
+                failed = await failing(headgate.stub.Generate(ask("fast")))
+                assert failed.facts["phase"] == "default_deadline"
+            assert (await headgate.stub.Generate(ask("b/m"), timeout=10)).candidates

@@ -141,14 +141,14 @@ async def test_a_thousand_calls_across_ten_reloads_lose_nothing(logged: LogLines
 
 
 @asynccontextmanager
-async def watched(folder: Path, vendor: Vendor) -> AsyncIterator[tuple[Headgate, Path]]:
+async def watched(folder: Path, vendor: Vendor, **options: Any) -> AsyncIterator[tuple[Headgate, Path]]:
     """A server that follows its configuration file."""
     file = folder / "headgate.yaml"
     file.write_text(as_yaml(vendor, "m"))
     config = load(file, {})
     sections = {name: getattr(config, name) for name in ("providers", "models")}
     async with running(**sections) as headgate:
-        reloader = Reloader(file, {}, headgate.application.reload)
+        reloader = Reloader(file, {}, headgate.application.reload, **options)
         following = asyncio.create_task(reloader.run(config))
         try:
             yield headgate, file
@@ -169,9 +169,9 @@ async def names(headgate: Headgate) -> list[str]:
     return [model.name for model in listed.models]
 
 
-async def until_listed(headgate: Headgate, name: str) -> None:
+async def until_listed(headgate: Headgate, name: str, seconds: float = 10.0) -> None:
     """Waits until the model is listed."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(seconds):
         while name not in await names(headgate):
             await asyncio.sleep(0.02)
 
@@ -223,6 +223,31 @@ async def test_a_secret_in_another_folder_is_watched_too(tmp_path: Path) -> None
                 await asyncio.sleep(0.05)
                 await headgate.stub.Generate(ask("m"))
     assert vendor.exchanges[0].headers["authorization"] == "Bearer before"
+
+
+async def test_a_configuration_is_tried_again_when_what_it_lacked_appears(tmp_path: Path, logged: LogLines) -> None:
+    """Kubernetes may bring the ConfigMap before the Secret: no second change of the file is needed; it is told once."""
+    async with Vendor(answers_text) as vendor, watched(tmp_path, vendor) as (headgate, file):
+        file.write_text(as_yaml(vendor, "m", "keyed", api_key_file="late"))
+        await eventually(lambda: [line for line in logged.errors if line["event"] == "configuration_refused"], 10)
+        (tmp_path / "late").write_text("came")
+        await until_listed(headgate, "keyed", seconds=20)
+        await headgate.stub.Generate(ask("keyed"))
+    assert vendor.exchanges[-1].headers["authorization"] == "Bearer came"
+    assert len([line for line in logged.lines if line["event"] == "configuration_refused"]) == 1
+
+
+async def test_a_folder_that_cannot_be_watched_is_looked_at(tmp_path: Path, logged: LogLines) -> None:
+    """A machine has only so many watches; SIGHUP and the looks every few seconds go on."""
+
+    def refused(*_folders: Path, **_options: Any) -> Any:
+        raise OSError("too many watches")
+
+    by_looks = {"watch": refused, "look_seconds": 0.1}
+    async with Vendor(answers_text) as vendor, watched(tmp_path, vendor, **by_looks) as (headgate, file):
+        file.write_text(as_yaml(vendor, "m", "seen"))
+        await until_listed(headgate, "seen")
+    assert "configuration_not_watched" in [line["event"] for line in logged.lines]
 
 
 def test_the_files_of_a_configuration_are_it_and_those_it_names(tmp_path: Path) -> None:

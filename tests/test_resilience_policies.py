@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,6 +18,7 @@ from headgate_server.errors import (
     CircuitOpen,
     GatewayError,
     ProviderError,
+    ProviderLimitReached,
     ProviderRateLimited,
     ProviderRejectedRequest,
     ProviderTimeout,
@@ -31,7 +34,8 @@ from headgate_server.resilience.latency import DECAY_SECONDS, PeakEwma
 from headgate_server.resilience.places import Places
 from headgate_server.resilience.plan import Option, Plan
 from headgate_server.resilience.target import UNARY, TargetPolicy, TargetState, TargetStates
-from headgate_server.routing import Candidate
+from headgate_server.routing import STRATEGIES, Candidate
+from headgate_server.routing.strategies import Affinity
 
 POLICY = TargetPolicy(
     clocks=Clocks(connect=5, first_token=120, idle=60, total=600),
@@ -332,6 +336,50 @@ def test_every_other_target_is_tried_before_one_is_asked_again() -> None:
     assert plan.next(now=0.5) == 0
 
 
+def test_an_untried_target_goes_first_however_long_ago_another_failed() -> None:
+    """The backoff of the first is over when the second fails: the third is asked all the same."""
+    plan = Options(3)
+    assert plan.next(now=0.0) == 0
+    plan.fail(0, FAILED, now=0.0)
+    assert plan.next(now=0.0) == 1
+    plan.fail(1, FAILED, now=10.0)
+    assert plan.next(now=10.0) == 2
+    plan.fail(2, FAILED, now=10.0)
+    assert plan.next(now=10.0) == 0
+
+
+def test_what_kept_the_gateway_from_asking_is_no_attempt() -> None:
+    """No room for it at a provider: the next one is asked even if one attempt is all there is."""
+    plan = Options(2, max_attempts=1)
+    assert plan.next() == 0
+    plan.fail(0, ProviderLimitReached("no room", retry_after=5.0))
+    assert plan.next() == 1
+    plan.fail(1, FAILED)
+    with pytest.raises(ProviderError):
+        plan.next()
+
+
+def test_a_refusal_that_ends_is_told_before_what_a_target_cannot_carry() -> None:
+    """The capable target is out for a while: the caller hears when to come back, not that it asked for too much."""
+    plan = Options(2)
+    outcomes(plan.options[1].state.breaker, *["failed"] * 5)
+    assert plan.next(1.0) == 0
+    plan.fail(0, UnsupportedParameter.at("tools", "no"))
+    with pytest.raises(CircuitOpen):
+        plan.next(1.0)
+
+
+def test_a_callers_own_error_stands_whatever_a_hedge_says_later() -> None:
+    """The first vendor calls the request invalid, the hedged one fails: nobody else is asked, and the first is told."""
+    plan = Options(3)
+    assert plan.next() == 0
+    assert plan.plan.hedge(0.0) is plan.options[1]
+    plan.fail(0, ProviderRejectedRequest("invalid"))
+    plan.fail(1, FAILED)
+    with pytest.raises(ProviderRejectedRequest):
+        plan.next()
+
+
 def test_a_target_is_asked_again_only_for_what_may_pass() -> None:
     """A clock of ours that ran out, or a missing model, is not tried twice at the same place."""
     plan = Options(1)
@@ -416,13 +464,104 @@ def test_a_full_target_is_queued_for_only_when_no_other_has_room() -> None:
     assert both.next() == 0
 
 
-def test_a_hedge_takes_an_untried_target_and_pays_from_its_budget() -> None:
+def test_a_hedge_takes_an_untried_target_and_the_slow_one_pays() -> None:
     """With an empty budget nothing is hedged."""
     plan, broke = Options(2), Options(2, policy=replace(POLICY, budget_reserve=0.0, budget_ratio=0.0))
     for options, expected in ((plan, 1), (broke, None)):
         assert options.next() == 0
         hedge = options.plan.hedge(0.0)
         assert (options.options.index(hedge) if hedge else None) == expected
+
+
+def test_hedging_goes_on_for_as_long_as_there_are_first_tries() -> None:
+    """One call in five is hedged in the long run, besides those that the reserve pays for at first."""
+    states = [TargetState(POLICY, ProviderRecord(name)) for name in ("a", "b")]
+    hedged = 0
+    for _ in range(1000):
+        options = [
+            Option(candidate, state, is_fallback=False)
+            for candidate, state in zip(candidates((1, 1)), states, strict=True)
+        ]
+        plan = Plan(options, may_answer, lambda: 0.5, max_attempts=4, deadline=1000.0)
+        plan.next(0.0)
+        hedged += plan.hedge(0.0) is not None
+    assert 200 <= hedged <= 211
+
+
+def test_a_target_that_was_given_up_is_known_to_be_slow() -> None:
+    """A hedge's loser, or a caller who did not wait: so long it took at least. Its circuit learns nothing."""
+    state = TargetState(POLICY, ProviderRecord("p"))
+    for waited in (0.2, 3.0, 0.1, None):
+        state.places.take()
+        state.began()
+        state.cancelled(0, UNARY, waited, now=100.0)
+    assert state.latency[UNARY].value(100.0) == pytest.approx(3.0)
+    assert state.trusted()
+
+
+def test_calls_do_not_all_follow_one_to_a_target_that_nobody_knows() -> None:
+    """Idle it is worth a try; with calls in flight and no answer yet it counts as slow, again after a long silence."""
+    average = PeakEwma()
+    assert average.load(0, 1000.0) == 0.0
+    assert average.load(1, 1000.0) == pytest.approx(2.0)
+    average.observe(0.01, 1000.0)
+    assert average.load(3, 1000.0) == pytest.approx(0.04)
+    assert average.load(1, 1100.0) == pytest.approx(2.0)
+
+
+def candidates(weights: Sequence[float]) -> list[Candidate]:
+    """One candidate for each weight."""
+    return [Candidate(Target(f"p{n}", "m", HOSTS["openai"], "openai"), weight) for n, weight in enumerate(weights)]
+
+
+@given(weights=st.lists(st.floats(0.1, 10), min_size=1, max_size=6), more=st.floats(0.1, 10))
+@settings(deadline=None, max_examples=50)
+def test_a_target_that_is_added_moves_keys_to_itself_alone(weights: list[float], more: float) -> None:
+    """Whoever had a target keeps it, or goes to the new one."""
+    before, after = candidates(weights), candidates([*weights, more])
+    for number in range(100):
+        affinity = Affinity("alias", f"key-{number}")
+        first, then = affinity.order(before)[0].target, affinity.order(after)[0].target
+        assert then in (first, after[-1].target)
+
+
+class Unknowing:
+    """Knows nothing of targets, and takes its chances from a seed."""
+
+    def __init__(self) -> None:
+        self._source = random.Random(7)
+
+    def chance(self) -> float:
+        return self._source.random()
+
+    def in_flight(self, target: Target) -> int:
+        return 0
+
+    def load(self, target: Target) -> float:
+        return 0.0
+
+    def price(self, target: Target) -> float:
+        return 0.0
+
+
+@pytest.mark.parametrize("weights", [(1, 1), (3, 1), (1, 2, 7), (5, 0)])
+def test_shares_follow_the_weights_for_keys_and_for_chance(weights: tuple[float, ...]) -> None:
+    """Within five standard deviations of what the weights say; weight 0 gets nothing while others are there."""
+    count, chosen, known = 4000, candidates(weights), Unknowing()
+    by_key = Counter(Affinity("alias", f"user {n}").order(chosen)[0].target.provider for n in range(count))
+    by_chance = Counter(STRATEGIES["weighted"](chosen, known)[0].target.provider for _ in range(count))
+    for found in (by_key, by_chance):
+        for candidate in chosen:
+            share = candidate.weight / sum(weights)
+            deviation = 5 * math.sqrt(count * share * (1 - share))
+            assert abs(found[candidate.target.provider] - count * share) <= deviation
+
+
+@pytest.mark.parametrize("strategy", ["weighted", "least-busy", "latency", "cost"])
+def test_a_target_without_weight_is_for_when_the_others_fail(strategy: str) -> None:
+    """Last, whichever strategy orders them."""
+    order = STRATEGIES[strategy](candidates((0, 1, 2)), Unknowing())
+    assert order[-1].weight == 0
 
 
 @settings(max_examples=300, deadline=None)
@@ -481,15 +620,17 @@ def test_the_servers_deadline_is_a_clock_of_its_own() -> None:
 
 
 def test_callers_who_name_endless_models_do_not_fill_the_memory() -> None:
-    """States of idle targets are forgotten, busy ones are not."""
-    states = TargetStates(lambda model: POLICY, ProviderRecord("p"))
+    """States of idle targets are forgotten, whatever their circuit; busy and configured ones are not."""
+    states = TargetStates(lambda model: POLICY, ProviderRecord("p"), named=["configured"])
+    configured = states.of("configured")
     busy = states.of("busy")
     busy.places.take()
     busy.began()
     for number in range(3000):
-        states.of(f"model-{number}")
+        outcomes(states.of(f"model-{number}").breaker, *["failed"] * 5)
     assert len(states) == 1000
     assert states.of("busy") is busy
+    assert states.of("configured") is configured
 
 
 def test_the_health_of_a_provider_names_its_open_circuits() -> None:
@@ -497,12 +638,12 @@ def test_the_health_of_a_provider_names_its_open_circuits() -> None:
     states = TargetStates(lambda model: POLICY, ProviderRecord("p"))
     for model in ("a", "b"):
         states.of(model)
-    assert states.health().circuit == pb.CIRCUIT_STATE_CLOSED
+    assert states.health(0.0).circuit == pb.CIRCUIT_STATE_CLOSED
     outcomes(states.of("a").breaker, *["failed"] * 5)
-    health = states.health()
+    health = states.health(0.0)
     assert (health.circuit, health.detail) == (pb.CIRCUIT_STATE_OPEN, "circuits: a open")
     assert health.state != pb.SERVING_STATE_NOT_SERVING
     outcomes(states.of("b").breaker, *["failed"] * 5)
-    assert states.health().state == pb.SERVING_STATE_NOT_SERVING
-    states.of("a").breaker.enter(100.0)
-    assert states.health().circuit == pb.CIRCUIT_STATE_HALF_OPEN
+    assert states.health(0.0).state == pb.SERVING_STATE_NOT_SERVING
+    assert states.health(100.0).circuit == pb.CIRCUIT_STATE_HALF_OPEN, "the next call may go"
+    assert states.health(100.0).state != pb.SERVING_STATE_NOT_SERVING

@@ -167,3 +167,19 @@ async def test_a_caller_who_leaves_between_two_tries_ends_the_call(serve: Serve,
     assert [attempt["outcome"] for attempt in line["attempts"]] == ["FAILED"]
     assert len(vendor.exchanges) == 1
     assert logged.errors == []
+
+
+async def test_calls_in_the_queue_keep_a_retry_after_that_came_meanwhile(serve: Serve) -> None:
+    """One place, five calls, the first is told to wait: the others are not sent into the same refusal."""
+
+    async def limits(exchange: Exchange) -> None:
+        await asyncio.sleep(0.1)
+        await exchange.answer(429, {"error": {"type": "rate_limit"}}, {"retry-after": "20"})
+
+    async with Vendor(limits) as vendor:
+        provider = {"adapter": "openai", "base_url": vendor.base_url, "concurrency": {"limit": 1}}
+        async with serve(providers={"v": provider}) as headgate:
+            calls = [failing(headgate.stub.Generate(ask("v/m"), timeout=10)) for _ in range(5)]
+            failures = await asyncio.gather(*calls)
+    assert {failed.reason for failed in failures} == {"PROVIDER_RATE_LIMITED"}
+    assert len(vendor.exchanges) == 1

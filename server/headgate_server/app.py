@@ -218,7 +218,8 @@ class Application:
         await self._server.stop(0)
         await stopping
         await drained
-        await asyncio.gather(*self._retiring)
+        if self._retiring:
+            await asyncio.wait(self._retiring, timeout=CLEANUP_SECONDS)
         await self._runtime.close()
         if self._watching_lag:
             self._watching_lag.cancel()
@@ -270,11 +271,14 @@ async def _serve(config: Config, path: Path | None, environment: Mapping[str, st
     reloading = _begin_reloading(application, config, path, environment)
     _print_welcome(config, f"{host}:{port}", application.admin_address)
     # Ctrl-C comes from a person: no load balancer has to notice first.
-    delay = 0.0 if await stop == signal.SIGINT else config.server.drain_delay
+    interrupted = await stop == signal.SIGINT
     log.info("draining", calls=len(application.calls))
     if reloading:
         reloading.cancel()
-    await application.stop(delay=delay, grace=config.server.drain_grace, hurry=hurry)
+        await asyncio.gather(reloading, return_exceptions=True)
+    server = application.runtime.config.server
+    delay = 0.0 if interrupted else server.drain_delay
+    await application.stop(delay=delay, grace=server.drain_grace, hurry=hurry)
     logs.report_held_back()
     log.info("stopped")
 

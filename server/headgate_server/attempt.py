@@ -104,8 +104,9 @@ class Attempt:
         """The caller went away, or another target came first; no merit or fault of the target's."""
         if self._ended:
             return
-        self._end(pb.ATTEMPT_OUTCOME_SUPERSEDED if self.superseded else pb.ATTEMPT_OUTCOME_CANCELLED)
-        self._state.neutral(self._permit)
+        latency = self._end(pb.ATTEMPT_OUTCOME_SUPERSEDED if self.superseded else pb.ATTEMPT_OUTCOME_CANCELLED)
+        waited = None if self.record.HasField("first_token_latency") else latency
+        self._state.cancelled(self._permit, self._kind, waited, self.started + latency)
 
     def supersede(self) -> None:
         """Another target's answer is taken. What this one has answered already stays on record as used in vain."""

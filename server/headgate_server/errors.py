@@ -93,6 +93,8 @@ class GatewayError(Exception):
     other_target: ClassVar[bool] = False
     retryable: ClassVar[bool] = False
     same_target: bool = False
+    asked: bool = True
+    """A vendor was asked, or might have been; False for what kept the gateway from asking."""
 
     def __init__(
         self,
@@ -139,6 +141,7 @@ class UnsupportedParameter(InvalidRequest):
 
     reason = "UNSUPPORTED_PARAMETER"
     other_target = True
+    asked = False
 
 
 class MissingCredentials(GatewayError):
@@ -196,6 +199,7 @@ class RateLimited(GatewayError):
 
     code = StatusCode.RESOURCE_EXHAUSTED
     reason = "RATE_LIMITED"
+    asked = False
     retryable = True
 
 
@@ -271,13 +275,14 @@ class ProviderError(GatewayError):
     retryable = True
     same_target = True
     callers_clock: bool = False
-    """A clock ran out that the caller had shortened: no fault of the vendor's."""
+    """A clock ran out that is the call's, not the target's: the caller shortened it, or it is the default deadline."""
 
 
 class CircuitOpen(ProviderError):
     """The target failed too often and is not called for a while."""
 
     same_target = False
+    asked = False
 
 
 class ProviderUnreachable(ProviderError):

@@ -16,7 +16,7 @@ from headgate_server import embeddings
 from headgate_server.attempt import Attempt
 from headgate_server.call import GATEWAY, Call
 from headgate_server.catalog import Catalog
-from headgate_server.errors import CircuitOpen, ContentFiltered, GatewayError
+from headgate_server.errors import CircuitOpen, ContentFiltered, GatewayError, ProviderOverloaded, ProviderRateLimited
 from headgate_server.generation import Generation, filtered, finish_word, new_id, only_filtered
 from headgate_server.hedging import Turn, race
 from headgate_server.knowledge import CallKnowledge
@@ -33,6 +33,8 @@ from headgate_server.upstream import Upstream
 Request = pb.GenerateRequest | pb.EmbedRequest
 T = TypeVar("T")
 LARGE_MATRIX_BYTES = 1024 * 1024
+MOST_DIMENSIONS = 1000
+COOLING = (ProviderOverloaded, ProviderRateLimited)
 
 
 class Gateway:
@@ -161,7 +163,7 @@ class Gateway:
                     return await self._retried(turn.option, request, call, partial(embed_batch, inputs))
 
             answer = embeddings.join(await _all_or_nothing([embed_batch_in_turn(batch) for batch in batches]))
-            if not request.dimensions:
+            if not request.dimensions and len(self._dimensions) < MOST_DIMENSIONS:
                 self._dimensions[target] = answer.dimensions
             answer.provider = target.provider
             answer.model = answer.model or target.model
@@ -198,6 +200,7 @@ class Gateway:
                 await asyncio.sleep(option)
                 continue
             turn = Turn(option)
+            call.arm = option.candidate.arm
             if hedge_delay is None:
                 try:
                     answer = await answer_from(turn)
@@ -252,10 +255,12 @@ class Gateway:
         """
         state = turn.option.state
         await take_place(state.places, call.deadline - time.monotonic())
-        permit = state.breaker.enter(time.monotonic())
+        now = time.monotonic()
+        refusal = state.refusal(now)  # much may have happened in the queue
+        permit = None if refusal else state.breaker.enter(now)
         if permit is None:
             state.places.give_back(None)
-            raise state.refusal(time.monotonic()) or CircuitOpen("the provider is being tried by another call")
+            raise refusal or CircuitOpen("the provider is being tried by another call")
         clocks = state.policy.clocks
         if request.HasField("execution"):
             clocks = clocks.tightened(request.execution)
@@ -275,8 +280,11 @@ class Gateway:
             try:
                 return await ask("retry" if retries else None)
             except GatewayError as error:
-                retries += 1
                 now = time.monotonic()
+                if not error.asked and isinstance(error, COOLING) and now + (error.retry_after or 0.0) < call.deadline:
+                    await asyncio.sleep(error.retry_after or 0.0)
+                    continue
+                retries += 1
                 retry_at = option.retry_at(error, retries, now, random.random())
                 too_late = retry_at is None or retry_at >= call.deadline or retries >= self._most_attempts(request)
                 if retry_at is None or too_late or not option.state.budget.withdraw():

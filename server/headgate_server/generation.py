@@ -39,6 +39,7 @@ class Generation:
         self._vendor_events = upstream.stream(http_call, attempt, coalesce=coalesce)
         self._held_back: list[pb.StreamGenerateResponse] = []
         self._content_came = False
+        self._delivering = False
         self._ended = False
         self._left_to_upstream = False
 
@@ -66,8 +67,9 @@ class Generation:
         """
         try:
             events = self._held_back
+            self._delivering = True
             if self._ended:
-                self._add_call(events[-1].generation_end)
+                self._tell_call(events)
             while events:
                 for event in events:
                     yield event
@@ -169,19 +171,18 @@ class Generation:
         return self._accounted(events)
 
     def _accounted(self, events: list[pb.StreamGenerateResponse]) -> list[pb.StreamGenerateResponse]:
-        """The last events, with the whole call's account in generation_end."""
-        if not self._attempt.superseded:
-            finishes = [event.candidate_end.finish for event in events if event.HasField("candidate_end")]
-            self._call.finish_reasons = [finish_word(finish) for finish in finishes]
-        end = events[-1].generation_end
-        self._add_call(end)
-        add_cost(end, self._prices)
-        self._call.cost = end.cost if end.HasField("cost") else None
+        """The last events, with their cost, and the whole call's account if they are its answer."""
+        add_cost(events[-1].generation_end, self._prices)
+        if self._delivering:
+            self._tell_call(events)
         return events
 
-    def _add_call(self, end: pb.GenerationEnd) -> None:
-        """What is known of the call by now: between a filtered answer and its delivery other targets may be asked."""
-        del end.attempts[:]
+    def _tell_call(self, events: list[pb.StreamGenerateResponse]) -> None:
+        """The call ends with these events: they learn of all its attempts, and the call of finish and cost."""
+        finishes = [event.candidate_end.finish for event in events if event.HasField("candidate_end")]
+        self._call.finish_reasons = [finish_word(finish) for finish in finishes]
+        end = events[-1].generation_end
+        self._call.cost = end.cost if end.HasField("cost") else None
         end.attempts.extend(self._call.attempts)
         if self._call.arm:
             end.provider_metadata[GATEWAY] = self._call.gateway_metadata()

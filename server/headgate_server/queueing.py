@@ -34,4 +34,6 @@ async def take_place(places: Places, patience: float) -> None:
 
 
 def _overloaded(places: Places) -> GatewayOverloaded:
-    return GatewayOverloaded("too many calls wait for the provider already", retry_after=places.expected_wait())
+    overloaded = GatewayOverloaded("too many calls wait for the provider already", retry_after=places.expected_wait())
+    overloaded.asked = False
+    return overloaded

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import structlog
 from watchfiles import awatch
@@ -15,7 +14,7 @@ from headgate_server.config import Config, ConfigError, load
 
 SETTLE_MILLISECONDS = 200
 """How long a folder must be quiet: an editor or a ConfigMap changes several names for one change."""
-LOOK_MILLISECONDS = 5000
+LOOK_SECONDS = 5.0
 """Between looks where no change is told of: it came before the watch began, or the file system does not tell."""
 
 log = structlog.get_logger(component="configuration")
@@ -31,13 +30,22 @@ class Reloader:
     """
 
     def __init__(
-        self, path: Path, environment: Mapping[str, str], apply: Apply, refused: Callable[[], None] = lambda: None
+        self,
+        path: Path,
+        environment: Mapping[str, str],
+        apply: Apply,
+        refused: Callable[[], None] = lambda: None,
+        watch: Callable[..., AsyncIterator[Any]] = awatch,
+        look_seconds: float = LOOK_SECONDS,
     ) -> None:
         self._path = path.absolute()
         self._environment = environment
         self._apply = apply
         self._refused = refused
+        self._watched = watch
+        self._look_seconds = look_seconds
         self._wanted = asyncio.Event()
+        self._told: list[str] = []
 
     def request(self) -> None:
         """Asks for a reload; several requests before it begins are one."""
@@ -49,8 +57,13 @@ class Reloader:
         while True:
             seen = fingerprint(named_files(self._path, config))
             read = await self._read()
-            if read is not None and (changed or read != config) and await self._applied(read):
+            applied = read is not None and (changed or read != config) and await self._applied(read)
+            if read is not None and applied:
                 config = read
+            if read is None or (changed and not applied):
+                seen = {}  # what was missing may come: it is looked for at every look
+            else:
+                self._told = []
             changed = True
             # Files that only the new configuration names have not been seen: the first look at them reads once more.
             await self._until_wanted(named_files(self._path, config), seen)
@@ -61,25 +74,32 @@ class Reloader:
             await self._wanted.wait()
         finally:
             watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await watching
+            await asyncio.gather(watching, return_exceptions=True)
         self._wanted.clear()
 
     async def _watch(self, files: set[Path], seen: Fingerprint) -> None:
         """Asks for a reload when one of the files is not as it was seen.
 
-        Folders are watched, not files: a ConfigMap swaps a symlink.
+        Folders are watched, not files: a ConfigMap swaps a symlink. Where nothing can be watched, the files are looked
+        at all the same.
         """
         folders = {file.parent for file in files if file.parent.is_dir()}
-        changes = awatch(
-            *folders,
-            watch_filter=None,
-            recursive=False,
-            debounce=SETTLE_MILLISECONDS,
-            rust_timeout=LOOK_MILLISECONDS,
-            yield_on_timeout=True,
-        )
-        async for _ in changes:
+        try:
+            changes = self._watched(
+                *folders,
+                watch_filter=None,
+                recursive=False,
+                debounce=SETTLE_MILLISECONDS,
+                rust_timeout=int(self._look_seconds * 1000),
+                yield_on_timeout=True,
+            )
+            async for _ in changes:
+                if fingerprint(files) != seen:
+                    self.request()
+        except OSError as error:  # such as when no more folders can be watched on this machine
+            log.warning("configuration_not_watched", file=str(self._path), error=str(error))
+        while True:
+            await asyncio.sleep(self._look_seconds)
             if fingerprint(files) != seen:
                 self.request()
 
@@ -103,6 +123,9 @@ class Reloader:
         return True
 
     def _refuse(self, problems: list[str]) -> None:
+        if problems == self._told:
+            return
+        self._told = problems
         self._refused()
         log.error("configuration_refused", file=str(self._path), problems=problems)
 

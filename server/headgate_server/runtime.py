@@ -16,7 +16,7 @@ from headgate import v1 as pb
 
 from headgate_server import listing
 from headgate_server.catalog import Catalog
-from headgate_server.config import Config, Provider, Routing, Treatment
+from headgate_server.config import Config, Provider, Treatment
 from headgate_server.endpoints import Endpoint, cards, endpoint, target_policy
 from headgate_server.gateway import Gateway
 from headgate_server.health_checks import HealthChecker
@@ -56,7 +56,7 @@ class Runtime:
         kept = previous.providers if previous else {}
         files = {name: _contents(provider) for name, provider in config.providers.items()}
         self.providers: dict[str, ServedProvider] = {
-            name: _served(name, provider, config.routing, files[name], kept.get(name))
+            name: _served(name, provider, config, files[name], kept.get(name))
             for name, provider in config.providers.items()
         }
         endpoints = {name: served.endpoint for name, served in self.providers.items()}
@@ -117,10 +117,12 @@ class Runtime:
 
 
 def _served(
-    name: str, provider: Provider, routing: Routing, files: Mapping[Path, bytes], kept: ServedProvider | None
+    name: str, provider: Provider, config: Config, files: Mapping[Path, bytes], kept: ServedProvider | None
 ) -> ServedProvider:
     """The provider that was kept if nothing about it changed, else a new one."""
-    treatment = provider.over(routing)
+    treatment = provider.over(config.routing)
+    named = {target.model for alias in config.models.values() for target in alias.targets if target.provider == name}
+    named |= {*provider.models, *provider.catalog}
     if kept and (kept.configured, kept.treatment, kept.files) == (provider, treatment, files):
         return kept
 
@@ -128,7 +130,7 @@ def _served(
         own = provider.by_model.get(model)
         return target_policy(own.over(treatment) if own else treatment)
 
-    states = TargetStates(policy_of, ProviderRecord(name))
+    states = TargetStates(policy_of, ProviderRecord(name), named)
     return ServedProvider(provider, treatment, files, endpoint(name, provider), states)
 
 

@@ -207,7 +207,8 @@ async def _within(attempt: Attempt, waiting: Awaitable[T]) -> T:
         async with asyncio.timeout(seconds):
             return await waiting
     except TimeoutError:
-        raise ProviderTimeout.by_clock(phase, callers=phase in attempt.clock.clocks.callers) from None
+        callers = phase == "default_deadline" or phase in attempt.clock.clocks.callers
+        raise ProviderTimeout.by_clock(phase, callers=callers) from None
 
 
 def _request_id(headers: Mapping[str, str]) -> str:

@@ -54,7 +54,7 @@ def configuration(config: Config) -> dict[str, Any]:
 
 
 def _provider(name: str, served: ServedProvider) -> dict[str, Any]:
-    health = served.states.health()
+    health = served.states.health(time.monotonic())
     used, limit = served.endpoint.transport.connections
     return {
         "name": name,
@@ -80,7 +80,7 @@ def _targets(served: ServedProvider) -> Iterator[Mapping[str, Any]]:
     for model, state in served.states.items():
         yield {
             "model": model,
-            "circuit": state.breaker.circuit.value,
+            "circuit": state.circuit(now).value,
             "in_flight": state.in_flight,
             "queued": state.places.waiting,
             "cools_for": round(state.cool_in(now), 3),

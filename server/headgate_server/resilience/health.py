@@ -60,6 +60,8 @@ class ProviderRecord:
         self._check_error = ""
         self.unreachable = False
         self._last_success = now
+        if self._success_rate is not None:
+            self._success_rate = max(self._success_rate, NOT_SERVING_BELOW)
         return news
 
     def check_failed(self, error: GatewayError) -> bool:

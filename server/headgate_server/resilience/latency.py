@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 
 DECAY_SECONDS = 10.0
+FORGOTTEN_SECONDS = 3 * DECAY_SECONDS
+UNKNOWN_SECONDS = 1.0
+"""What one call in flight is taken to need where nothing is known, so that not all follow it there."""
 
 
 class PeakEwma:
@@ -18,7 +21,7 @@ class PeakEwma:
 
     def __init__(self) -> None:
         self._value = 0.0
-        self._at = 0.0
+        self._at = -math.inf
 
     def observe(self, seconds: float, now: float) -> None:
         """One sample."""
@@ -35,4 +38,6 @@ class PeakEwma:
 
     def load(self, in_flight: int, now: float) -> float:
         """What one more call would have to wait for: the average for each in flight, and its own."""
+        if in_flight and now - self._at > FORGOTTEN_SECONDS:
+            return UNKNOWN_SECONDS * (in_flight + 1)
         return self.value(now) * (in_flight + 1)

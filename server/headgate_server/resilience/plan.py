@@ -72,6 +72,8 @@ class Plan:
         self._fallbacks_may_answer = self._begins_with_fallbacks()
         self._failure: GatewayError | None = None
         self._refusal: GatewayError | None = None
+        self._without_room: GatewayError | None = None
+        self._unsupported: GatewayError | None = None
 
     def _begins_with_fallbacks(self) -> bool:
         """Whether fallbacks may be tried where none of the model's own targets can be: as after an error of theirs."""
@@ -88,9 +90,10 @@ class Plan:
         too_late = self._failure is not None and now >= self._deadline
         if not self._left or not self._others_may_answer or too_late:
             raise self._end()
-        self._refusal = None
+        self._refusal = self._without_room
         soonest: float | None = None
-        second_best: Option | None = None
+        untried: list[Option] = []
+        tried: list[Option] = []
         for option in self._options:
             if option.running or option.spent or (option.is_fallback and not self._fallbacks_may_answer):
                 continue
@@ -103,43 +106,54 @@ class Plan:
                 ready_at = max(ready_at, self._cooled_at(option, refusal, now))
             if ready_at > now:
                 soonest = ready_at if soonest is None else min(soonest, ready_at)
-            elif option.state.places.full() or option.state.record.unreachable:
-                second_best = second_best or option
-            elif self._affords(option):
+            else:
+                (tried if option.tries else untried).append(option)
+        for option in (*sorted(untried, key=_is_second_best), *sorted(tried, key=_is_second_best)):
+            if self._affords(option):
                 return self._begin(option)
-        if second_best and self._affords(second_best):
-            return self._begin(second_best)
         if soonest is None or soonest >= self._deadline:
             raise self._end()
         return soonest - now
 
     def hedge(self, now: float) -> Option | None:
-        """What to try beside the try that runs, now; None if nothing suits."""
+        """What to try beside the try that runs, now; None if nothing suits, or too much was hedged lately."""
+        running = next((option for option in self._options if option.running), None)
+        if running is None or not self._left:
+            return None
         for option in self._options:
-            untried = not option.running and not option.tries and not option.spent
+            untried = not (option.running or option.tries or option.spent)
             if not untried or (option.is_fallback and not self._fallbacks_may_answer):
                 continue
             if option.state.refusal(now) or option.state.places.full():
                 continue
-            if self._left and option.state.budget.withdraw():
-                return self._begin(option, "hedge")
-            return None
+            # The slow target pays, because first tries at it are what its budget grows by.
+            return self._begin(option, "hedge") if running.state.budget.withdraw() else None
         return None
 
     def failed(self, option: Option, error: GatewayError, now: float, *, exhausted: bool = False) -> None:
         """The try failed. With `exhausted` the target was asked again already, as often as it may be."""
         option.running = False
-        if isinstance(error, UnsupportedParameter):
-            self._left += 1  # nobody was asked
-            option.spent = True
-            self._failure = self._failure or error
-        else:
+        if error.asked or not error.other_target:
             retry_at = None if exhausted else option.retry_at(error, option.tries, now, self._chance())
             option.spent = retry_at is None
             option.ready_at = retry_at or 0.0
-            self._failure = error
+            if self._others_may_answer:
+                self._failure = error
+        else:
+            self._not_asked(option, error, now)
         self._fallbacks_may_answer = self._may_answer(error, is_fallback=True)
-        self._others_may_answer = self._fallbacks_may_answer or self._may_answer(error, is_fallback=False)
+        may_answer = self._fallbacks_may_answer or self._may_answer(error, is_fallback=False)
+        self._others_may_answer = self._others_may_answer and may_answer
+
+    def _not_asked(self, option: Option, error: GatewayError, now: float) -> None:
+        """Nobody was asked, so that it was no try: the target cannot carry the request, or has no room for it now."""
+        self._left += 1
+        option.tries -= 1
+        option.spent = option.state.refusal(now) is None
+        if isinstance(error, UnsupportedParameter):
+            self._unsupported = self._unsupported or error
+        elif option.spent:
+            self._without_room = self._without_room or error
 
     def _cooled_at(self, option: Option, refusal: GatewayError, now: float) -> float:
         wait = option.state.policy.backoff.delay_after(1, refusal.retry_after, self._chance())
@@ -168,6 +182,11 @@ class Plan:
 
     def _end(self) -> GatewayError:
         """What the last try failed with, or else why none could be made."""
-        end = self._failure or self._refusal
+        end = self._failure or self._refusal or self._without_room or self._unsupported
         assert end is not None, "a plan without options"
         return end
+
+
+def _is_second_best(option: Option) -> bool:
+    """It would have to be waited for, or was found unreachable."""
+    return option.state.places.full() or option.state.record.unreachable

@@ -5,7 +5,7 @@ Decisions only: time is passed in, in seconds of the monotonic clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from headgate import v1 as pb
@@ -14,6 +14,7 @@ from headgate_server.errors import (
     CircuitOpen,
     GatewayError,
     ProviderError,
+    ProviderModelMissing,
     ProviderOverloaded,
     ProviderRateLimited,
 )
@@ -49,7 +50,18 @@ class TargetPolicy:
 class TargetState:
     """The memory of one target. `record` is that of its provider, which learns of everything too."""
 
-    __slots__ = ("_cool_until", "_cooled_by", "breaker", "budget", "in_flight", "latency", "places", "policy", "record")
+    __slots__ = (
+        "_cool_until",
+        "_cooled_by",
+        "_last_failure",
+        "breaker",
+        "budget",
+        "in_flight",
+        "latency",
+        "places",
+        "policy",
+        "record",
+    )
 
     def __init__(self, policy: TargetPolicy, record: ProviderRecord) -> None:
         self.policy = policy
@@ -61,10 +73,16 @@ class TargetState:
         self.in_flight = 0
         self._cool_until = 0.0
         self._cooled_by: type[ProviderError] = ProviderRateLimited
+        self._last_failure = ""
 
     def trusted(self) -> bool:
         """Its circuit is closed: more than one call may go."""
         return self.breaker.circuit is Circuit.CLOSED
+
+    def circuit(self, now: float) -> Circuit:
+        """The circuit as it stands: an open one whose time has come lets the next call through."""
+        is_due = self.breaker.closed_in(now) == 0.0
+        return Circuit.HALF_OPEN if is_due and not self.trusted() else self.breaker.circuit
 
     def cool_in(self, now: float) -> float:
         """Seconds until the vendor wants to be asked again; 0 when it may be."""
@@ -73,7 +91,9 @@ class TargetState:
     def refusal(self, now: float) -> GatewayError | None:
         """Why it may not be called now: it cools down, or its circuit is open. `retry_after` says for how long."""
         if cool_in := self.cool_in(now):
-            return self._cooled_by("the provider asked to be left alone for a while", retry_after=cool_in)
+            cooling = self._cooled_by("the provider asked to be left alone for a while", retry_after=cool_in)
+            cooling.asked = False
+            return cooling
         if self.breaker.circuit is Circuit.CLOSED:
             return None
         closed_in = self.breaker.closed_in(now)
@@ -82,6 +102,7 @@ class TargetState:
         return CircuitOpen(
             "the provider failed too often and is left alone for a while",
             retry_after=PROBE_RETRY_SECONDS if closed_in is None else closed_in,
+            facts={"cause": self._last_failure},
         )
 
     def began(self) -> None:
@@ -121,10 +142,17 @@ class TargetState:
             # A target that fails at once must not look like the quickest.
             self.latency[kind].observe(max(seconds, self.latency[kind].value(now), FAILURE_SECONDS), now)
             self.breaker.failed(permit, now)
+            self._last_failure = error.reason
         self.record.failed(error.reason)
 
+    def cancelled(self, permit: int, kind: str, waited: float | None, now: float) -> None:
+        """The attempt was given up, by no merit or fault of the target; no content had come for `waited` seconds."""
+        if waited is not None and waited > self.latency[kind].value(now):
+            self.latency[kind].observe(waited, now)  # it would have taken longer still
+        self.neutral(permit)
+
     def neutral(self, permit: int) -> None:
-        """The attempt ended by no merit or fault of the target: a cancel."""
+        """The attempt says nothing of the target."""
         self._left(None)
         self.breaker.neutral(permit)
         self.record.neutral()
@@ -137,12 +165,16 @@ class TargetState:
 class TargetStates:
     """The states of one provider's targets, made when they are first asked for.
 
-    Callers may name any model, so that only so many are kept: then the oldest that is idle is forgotten.
+    Callers may name any model, so that only so many are kept: then the oldest that is idle is forgotten, but none of
+    the `named`, which the configuration knows.
     """
 
-    def __init__(self, policy_of: Callable[[str], TargetPolicy], record: ProviderRecord) -> None:
+    def __init__(
+        self, policy_of: Callable[[str], TargetPolicy], record: ProviderRecord, named: Collection[str] = ()
+    ) -> None:
         self._policy_of = policy_of
         self._states: dict[str, TargetState] = {}
+        self._named = frozenset(named)
         self.record = record
 
     def __len__(self) -> int:
@@ -161,25 +193,28 @@ class TargetStates:
         """All states, by the model's name."""
         return iter(tuple(self._states.items()))
 
-    def health(self) -> pb.ProviderHealth:
-        """The provider's record, with the circuits that are not closed."""
+    def health(self, now: float) -> pb.ProviderHealth:
+        """The provider's record, with the circuits that are not closed. Open ones whose time has come are half open."""
         health = self.record.health()
-        circuits = {model: state.breaker.circuit for model, state in self._states.items() if not state.trusted()}
+        circuits = {model: state.circuit(now) for model, state in self._states.items() if not state.trusted()}
         health.circuit = pb.CIRCUIT_STATE_CLOSED
         if circuits:
             all_open = Circuit.HALF_OPEN not in circuits.values()
             health.circuit = pb.CIRCUIT_STATE_OPEN if all_open else pb.CIRCUIT_STATE_HALF_OPEN
             named = ", ".join(f"{model} {circuit.value}" for model, circuit in list(circuits.items())[:NAMED_CIRCUITS])
             health.detail = "; ".join(filter(None, (health.detail, f"circuits: {named}")))
-            if len(circuits) == len(self._states):
+            if all_open and len(circuits) == len(self._states):
                 health.state = pb.SERVING_STATE_NOT_SERVING
         return health
 
     def _forget_one(self) -> None:
-        idle = next((model for model, state in self._states.items() if not state.in_flight and state.trusted()), None)
-        if idle is not None:
-            del self._states[idle]
+        idle = (model for model, state in self._states.items() if not state.in_flight and model not in self._named)
+        if (forgotten := next(idle, None)) is not None:
+            del self._states[forgotten]
 
 
 def _is_the_targets_fault(error: GatewayError) -> bool:
+    """A missing model is not: callers may ask a provider for any name."""
+    if isinstance(error, ProviderModelMissing):
+        return False
     return isinstance(error, ProviderError) and error.other_target and not error.callers_clock

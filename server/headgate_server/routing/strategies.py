@@ -60,14 +60,15 @@ def latency(candidates: Order, known: Knowledge) -> Order:
     """
     drawn = sorted(candidates, key=lambda candidate: _score(known.chance(), candidate.weight))
     loads = {candidate.target: known.load(candidate.target) for candidate in drawn}
-    first = min(drawn[:2], key=lambda candidate: loads[candidate.target])
-    rest = sorted((c for c in drawn if c is not first), key=lambda candidate: loads[candidate.target])
+    shared = [candidate for candidate in drawn if candidate.weight] or drawn
+    first = min(shared[:2], key=lambda candidate: loads[candidate.target])
+    rest = sorted((c for c in drawn if c is not first), key=lambda c: (not c.weight, loads[c.target]))
     return [first, *rest]
 
 
 def cost(candidates: Order, known: Knowledge) -> Order:
     """Cheapest for this call first; those of unknown price last, as configured."""
-    return sorted(candidates, key=lambda candidate: known.price(candidate.target))
+    return sorted(candidates, key=lambda candidate: (not candidate.weight, known.price(candidate.target)))
 
 
 STRATEGIES: Mapping[str, Callable[[Order, Knowledge], Order]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import bisect
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
@@ -63,7 +64,7 @@ class InferenceServicer:
             state=state,
             version=headgate_server.__version__,
             start_time=self._start_time,
-            providers=[served.states.health() for served in call.runtime.providers.values()],
+            providers=[served.states.health(time.monotonic()) for served in call.runtime.providers.values()],
             active_calls=len(self._calls) - 1,
         )
 

@@ -67,7 +67,7 @@ class RunningServer(Collector):
         for name, served in runtime.providers.items():
             for model, state in served.states.items():
                 labels = (name, runtime.model_label(name, model))
-                circuits[labels] = max(circuits[labels], CIRCUITS[state.breaker.circuit])
+                circuits[labels] = max(circuits[labels], CIRCUITS[state.circuit(now)])
                 cooldowns[labels] = max(cooldowns[labels], state.cool_in(now))
                 in_flight[labels] += state.in_flight
                 queued[labels] += state.places.waiting
