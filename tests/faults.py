@@ -205,7 +205,7 @@ FAULTS = (
     Fault("half an event, then the end", sends_half_and_ends, UNREADABLE, http_status=200, asked_again=False),
     Fault("garbage", sends_garbage, UNREADABLE, http_status=200, asked_again=False),
     Fault("an error within a 200", sends_an_error_within_success, OVERLOADED, http_status=200),
-    Fault("a slow drip", drips, "", "OK", "OK", http_status=200, clocks=PATIENT_FOR_BYTES, lasts=0.3),
+    Fault("a slow drip", drips, "", "OK", "OK", http_status=200, clocks=PATIENT_FOR_BYTES, lasts=CLOCK_SECONDS),
 )
 
 
