@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -269,6 +270,8 @@ async def _serve(config: Config, path: Path | None, environment: Mapping[str, st
         reflection=config.server.reflection,
     )
     reloading = _begin_reloading(application, config, path, environment)
+    gc.collect()
+    gc.freeze()  # what is there by now stays: the collector need not go through it again and again
     _print_welcome(config, f"{host}:{port}", application.admin_address)
     # Ctrl-C comes from a person: no load balancer has to notice first.
     interrupted = await stop == signal.SIGINT
