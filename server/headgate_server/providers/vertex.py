@@ -21,9 +21,9 @@ from headgate_server.providers.gemini.embed import (
     embed_content,
     task_type,
     tell_of_end_user,
-    with_options,
 )
 from headgate_server.providers.losses import Losses, unsupported
+from headgate_server.providers.options import with_caller_options
 
 __all__ = [
     "CAPABILITIES",
@@ -80,7 +80,7 @@ def _predict(request: pb.EmbedRequest, inputs: Sequence[pb.EmbedInput], target: 
     body: JsonObject = {"instances": instances}
     if request.HasField("dimensions"):
         body["parameters"] = {"outputDimensionality": request.dimensions}
-    return with_options(body, request, target)
+    return with_caller_options(body, request, target)
 
 
 def _model_path(target: Target) -> str:

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from headgate import v1 as pb
 
 from headgate_server.errors import InvalidRequest
-from headgate_server.json_codec import JsonObject, caller_object, caller_raw, dumps, merge_patch
+from headgate_server.json_codec import JsonObject, caller_raw, dumps, merge_patch
 from headgate_server.providers.anthropic.answer import decode
 from headgate_server.providers.anthropic.errors import error
 from headgate_server.providers.anthropic.messages import MessageWriter
 from headgate_server.providers.anthropic.stream import Stream
 from headgate_server.providers.base import HttpCall, Target
 from headgate_server.providers.losses import Losses, unsupported
+from headgate_server.providers.options import caller_options
 from headgate_server.providers.tools import allowed_names, forces_one, tool_name, write_function, write_hosted
 
 __all__ = ["CAPABILITIES", "Stream", "decode", "decode_embed", "encode", "encode_embed", "error", "headers"]
@@ -80,12 +81,10 @@ def encode(request: pb.GenerateRequest, target: Target, *, stream: bool) -> Http
     }
     body = {name: value for name, value in body.items() if value is not None}
     call = HttpCall(MESSAGES_PATH, b"", warnings=losses.warnings)
-    if target.issuer in request.provider_options:
-        field = f'provider_options["{target.issuer}"]'
-        options = caller_object(request.provider_options[target.issuer], field)
-        if betas := _betas(options.pop("betas", None), field):
-            call.headers["anthropic-beta"] = betas
-        merge_patch(body, options)
+    options = caller_options(request, target)
+    if betas := _betas(options.pop("betas", None), f'provider_options["{target.issuer}"]'):
+        call.headers["anthropic-beta"] = betas
+    merge_patch(body, options)
     call.body = dumps(body)
     return call
 

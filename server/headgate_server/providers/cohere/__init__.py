@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from headgate import v1 as pb
 
-from headgate_server.json_codec import JsonObject, caller_object, caller_raw, dumps, merge_patch
+from headgate_server.json_codec import JsonObject, caller_raw, dumps
 from headgate_server.providers.base import HttpCall, Target
 from headgate_server.providers.cohere.answer import decode
 from headgate_server.providers.cohere.embed import decode_embed, encode_embed
@@ -17,6 +17,7 @@ from headgate_server.providers.cohere.errors import error
 from headgate_server.providers.cohere.messages import MessageWriter
 from headgate_server.providers.cohere.stream import Stream
 from headgate_server.providers.losses import Losses, unsupported
+from headgate_server.providers.options import with_caller_options
 
 __all__ = ["CAPABILITIES", "Stream", "decode", "decode_embed", "encode", "encode_embed", "error", "headers"]
 
@@ -63,9 +64,7 @@ def encode(request: pb.GenerateRequest, target: Target, *, stream: bool) -> Http
         "stream": stream,
     }
     body = {name: value for name, value in body.items() if value is not None}
-    if target.issuer in request.provider_options:
-        field = f'provider_options["{target.issuer}"]'
-        merge_patch(body, caller_object(request.provider_options[target.issuer], field))
+    with_caller_options(body, request, target)
     return HttpCall(CHAT_PATH, dumps(body), warnings=losses.warnings)
 
 

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from headgate import v1 as pb
 
 from headgate_server.errors import ProviderProtocolError
-from headgate_server.json_codec import JsonObject, caller_object, dumps, loads_object, merge_patch
+from headgate_server.json_codec import JsonObject, dumps, loads_object
 from headgate_server.providers.base import HttpCall, Target
 from headgate_server.providers.cohere.errors import reported_error
 from headgate_server.providers.cohere.usage import embed_usage
 from headgate_server.providers.losses import Losses, unsupported
 from headgate_server.providers.media import media_address, media_kind
+from headgate_server.providers.options import with_caller_options
 from headgate_server.providers.reading import decode_base64, mapping
 
 EMBED_PATH = "/embed"
@@ -42,9 +43,7 @@ def encode_embed(request: pb.EmbedRequest, inputs: Sequence[pb.EmbedInput], targ
         body["output_dimension"] = request.dimensions
     if request.end_user_id:
         losses.setting("end_user_id", "this provider has no such setting")
-    if target.issuer in request.provider_options:
-        field = f'provider_options["{target.issuer}"]'
-        merge_patch(body, caller_object(request.provider_options[target.issuer], field))
+    with_caller_options(body, request, target)
     return HttpCall(EMBED_PATH, dumps(body), warnings=losses.warnings)
 
 

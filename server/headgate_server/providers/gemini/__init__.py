@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from headgate import v1 as pb
 
-from headgate_server.json_codec import JsonObject, caller_object, caller_raw, dumps, merge_patch
+from headgate_server.json_codec import JsonObject, caller_object, caller_raw, dumps
 from headgate_server.providers.base import HttpCall, Target
 from headgate_server.providers.gemini.answer import decode
 from headgate_server.providers.gemini.contents import ContentWriter
@@ -19,6 +19,7 @@ from headgate_server.providers.gemini.embed import decode_embed, encode_embed
 from headgate_server.providers.gemini.errors import error
 from headgate_server.providers.gemini.stream import Stream
 from headgate_server.providers.losses import Losses, unsupported
+from headgate_server.providers.options import with_caller_options
 
 __all__ = [
     "CAPABILITIES",
@@ -75,10 +76,7 @@ def body(request: pb.GenerateRequest, target: Target, losses: Losses) -> JsonObj
         losses.setting("end_user_id", "this provider has no such setting")
     if request.prompt_cache_key:
         losses.setting("prompt_cache_key", "this provider has no such setting")
-    if target.issuer in request.provider_options:
-        field = f'provider_options["{target.issuer}"]'
-        merge_patch(written, caller_object(request.provider_options[target.issuer], field))
-    return written
+    return with_caller_options(written, request, target)
 
 
 def _generation_config(request: pb.GenerateRequest, target: Target, losses: Losses) -> JsonObject:

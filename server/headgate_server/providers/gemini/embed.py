@@ -14,12 +14,13 @@ from urllib.parse import quote
 from headgate import v1 as pb
 
 from headgate_server.errors import ProviderProtocolError
-from headgate_server.json_codec import JsonObject, caller_object, dumps, loads_object, merge_patch
+from headgate_server.json_codec import JsonObject, dumps, loads_object
 from headgate_server.providers.base import HttpCall, Target
 from headgate_server.providers.gemini.contents import ContentWriter
 from headgate_server.providers.gemini.errors import reported_error
 from headgate_server.providers.gemini.usage import usage
 from headgate_server.providers.losses import Losses, unsupported
+from headgate_server.providers.options import with_caller_options
 from headgate_server.providers.reading import count, mapping, objects
 
 FLOAT_BYTES = 4
@@ -57,15 +58,7 @@ def embed_content(
         written["taskType"] = task_type(request.task_type)
     if request.HasField("dimensions"):
         written["outputDimensionality"] = request.dimensions
-    return with_options(written, request, target)
-
-
-def with_options(written: JsonObject, request: pb.EmbedRequest, target: Target) -> JsonObject:
-    """The request with the caller's provider_options merged in last."""
-    if target.issuer in request.provider_options:
-        field = f'provider_options["{target.issuer}"]'
-        merge_patch(written, caller_object(request.provider_options[target.issuer], field))
-    return written
+    return with_caller_options(written, request, target)
 
 
 def tell_of_end_user(request: pb.EmbedRequest, losses: Losses) -> None:

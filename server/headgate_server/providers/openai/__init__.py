@@ -10,7 +10,7 @@ from typing import Any
 
 from headgate import v1 as pb
 
-from headgate_server.json_codec import JsonObject, caller_object, caller_raw, dumps, merge_patch
+from headgate_server.json_codec import JsonObject, caller_raw, dumps
 from headgate_server.providers.base import HttpCall, Target
 from headgate_server.providers.hosts import Quirks
 from headgate_server.providers.losses import Losses, unsupported
@@ -19,6 +19,7 @@ from headgate_server.providers.openai.embed import decode_embed, encode_embed
 from headgate_server.providers.openai.errors import error
 from headgate_server.providers.openai.messages import MessageWriter
 from headgate_server.providers.openai.stream import Stream
+from headgate_server.providers.options import with_caller_options
 from headgate_server.providers.tools import (
     allowed_names,
     forces_one,
@@ -111,9 +112,7 @@ def encode(request: pb.GenerateRequest, target: Target, *, stream: bool) -> Http
         "stream_options": {"include_usage": True} if stream and quirks.stream_usage else None,
     }
     body = _in_the_words_of(quirks, body, losses)
-    if target.issuer in request.provider_options:
-        field = f'provider_options["{target.issuer}"]'
-        merge_patch(body, caller_object(request.provider_options[target.issuer], field))
+    with_caller_options(body, request, target)
     return HttpCall(CHAT_PATH, dumps(body), warnings=losses.warnings)
 
 

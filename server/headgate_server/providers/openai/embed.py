@@ -9,11 +9,12 @@ from collections.abc import Iterable, Sequence
 from headgate import v1 as pb
 
 from headgate_server.errors import ProviderProtocolError
-from headgate_server.json_codec import JsonObject, caller_object, dumps, loads_object, merge_patch
+from headgate_server.json_codec import JsonObject, dumps, loads_object
 from headgate_server.providers.base import HttpCall, Target
 from headgate_server.providers.losses import Losses, unsupported
 from headgate_server.providers.openai.errors import reported_error
 from headgate_server.providers.openai.usage import cost, find_usage, usage
+from headgate_server.providers.options import with_caller_options
 from headgate_server.providers.reading import decode_base64, label, objects
 
 FLOAT_BYTES = 4
@@ -46,9 +47,7 @@ def encode_embed(request: pb.EmbedRequest, inputs: Sequence[pb.EmbedInput], targ
         losses.setting("task_type", "this provider does not distinguish tasks")
     if request.end_user_id:
         body["user"] = request.end_user_id
-    if target.issuer in request.provider_options:
-        field = f'provider_options["{target.issuer}"]'
-        body = merge_patch(body, caller_object(request.provider_options[target.issuer], field))
+    with_caller_options(body, request, target)
     return HttpCall(quirks.embed_path, dumps(body), warnings=losses.warnings)
 
 

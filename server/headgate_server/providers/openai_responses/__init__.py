@@ -28,6 +28,7 @@ from headgate_server.providers.openai.embed import decode_embed, encode_embed
 from headgate_server.providers.openai_responses.answer import decode
 from headgate_server.providers.openai_responses.input import ItemWriter
 from headgate_server.providers.openai_responses.stream import Stream
+from headgate_server.providers.options import caller_options
 from headgate_server.providers.tools import (
     allowed_names,
     forces_one,
@@ -90,7 +91,7 @@ def encode(request: pb.GenerateRequest, target: Target, *, stream: bool) -> Http
     quirks = target.host.quirks
     losses = Losses(request.routing.unsupported_policy)
     writer = ItemWriter(target, losses)
-    options = _options(request, target)
+    options = caller_options(request, target)
     config = request.config
     choice = request.tool_choice
     form = response_format(config.response_format, quirks, losses)
@@ -129,11 +130,6 @@ def error(status: int, headers: Mapping[str, str], body: bytes, target: Target) 
         public = PUBLIC_TEXTS[ProviderResourceNotFound]
         return ProviderResourceNotFound(public, facts=found.facts, vendor_detail=found.vendor_detail)
     return found
-
-
-def _options(request: pb.GenerateRequest, target: Target) -> JsonObject:
-    text = request.provider_options.get(target.issuer)
-    return caller_object(text, f'provider_options["{target.issuer}"]') if text else {}
 
 
 def _in_the_words_of(quirks: Quirks, body: JsonObject, losses: Losses) -> JsonObject:
