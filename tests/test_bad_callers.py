@@ -52,6 +52,11 @@ def function(parameters: str) -> pb.Tool:
 DEEP_SCHEMA = '{"items":' * 100_000 + "{}" + "}" * 100_000
 BAD = {
     "no model": (pb.GenerateRequest(messages=[user("Hi")]), "model"),
+    "a long model": (ask("m" * 257), "model"),
+    "a long fallback": (
+        ask("demo/echo", routing=pb.RoutingPolicy(fallbacks=["demo/echo", "é" * 129])),
+        "routing.fallbacks[1]",
+    ),
     "no messages": (saying(), "messages"),
     "no parts": (saying(turn(pb.ROLE_USER)), "messages[0].parts"),
     "an empty part": (saying(turn(pb.ROLE_USER, pb.Part())), "messages[0].parts[0]"),
@@ -129,7 +134,7 @@ async def test_metadata_of_20_kib_is_refused(healthy: Headgate) -> None:
         assert failed.code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INTERNAL)
 
 
-@pytest.mark.parametrize("model", ["nope", "nobody/m", "demo/", "/m", "a" * 10_000, "../../etc/passwd"])
+@pytest.mark.parametrize("model", ["nope", "nobody/m", "demo/", "/m", "a" * 256, "../../etc/passwd"])
 async def test_a_model_that_nobody_serves_is_not_found(healthy: Headgate, model: str) -> None:
     """Whatever it looks like, it is looked up and not found."""
     for call in (healthy.stub.Generate, healthy.stub.StreamGenerate):

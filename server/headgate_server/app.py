@@ -36,6 +36,7 @@ from headgate_server.interceptors.limits import limits
 from headgate_server.interceptors.metrics import metrics
 from headgate_server.interceptors.status import status
 from headgate_server.interceptors.tracing import tracing
+from headgate_server.interceptors.validation import validated
 from headgate_server.reload import Reloader
 from headgate_server.runtime import Runtime
 from headgate_server.servicers.inference import InferenceServicer
@@ -92,7 +93,7 @@ class Application:
                         admission(self._calls),
                         auth,
                     ],
-                    after_parse=[permission, limits],
+                    after_parse=[validated, permission, limits],
                 )
             ],
             options=_channel_options(config.server),

@@ -12,6 +12,7 @@ from headgate import v1 as pb
 from headgate_server.errors import InvalidRequest, Violation
 from headgate_server.routing import STRATEGIES
 
+MAX_MODEL_BYTES = 256
 MAX_LABELS = 16
 MAX_LABEL_KEY_BYTES = 64
 MAX_LABEL_VALUE_BYTES = 256
@@ -69,8 +70,7 @@ def _refuse(found: Found) -> None:
 
 
 def _generate(request: pb.GenerateRequest, found: Found) -> None:
-    if not request.model:
-        found.append(Violation("model", "is required"))
+    _model(request.model, "model", "is required", found)
     if not request.messages and not request.provider_options:
         found.append(Violation("messages", "at least one message is required"))
     _messages(request, found)
@@ -88,8 +88,7 @@ def _generate(request: pb.GenerateRequest, found: Found) -> None:
 
 
 def _embed(request: pb.EmbedRequest, found: Found) -> None:
-    if not request.model:
-        found.append(Violation("model", "is required"))
+    _model(request.model, "model", "is required", found)
     if not request.inputs:
         found.append(Violation("inputs", "at least one input is required"))
     for index, item in enumerate(request.inputs):
@@ -113,6 +112,14 @@ def _embed(request: pb.EmbedRequest, found: Found) -> None:
     _known(ELEMENT_TYPES, request.element_type, "element_type", found)
     _known(EMBED_LAYOUTS, request.layout, "layout", found)
     _common(request, found)
+
+
+def _model(name: str, path: str, missing: str, found: Found) -> None:
+    """Names are kept and logged, so that they cannot be of any length."""
+    if not name:
+        found.append(Violation(path, missing))
+    elif len(name.encode()) > MAX_MODEL_BYTES:
+        found.append(Violation(path, f"is longer than {MAX_MODEL_BYTES} bytes"))
 
 
 def _messages(request: pb.GenerateRequest, found: Found) -> None:
@@ -303,8 +310,7 @@ def _common(request: pb.GenerateRequest | pb.EmbedRequest, found: Found) -> None
                 found.append(Violation(f"routing.fallback_triggers[{index}]", "is unspecified"))
             _known(FALLBACK_TRIGGERS, trigger, f"routing.fallback_triggers[{index}]", found)
         for index, model in enumerate(request.routing.fallbacks):
-            if not model:
-                found.append(Violation(f"routing.fallbacks[{index}]", "is empty"))
+            _model(model, f"routing.fallbacks[{index}]", "is empty", found)
     if request.HasField("execution"):
         _execution(request.execution, found)
 

@@ -1,4 +1,4 @@
-"""headgate.v1.InferenceService: check, delegate, answer."""
+"""headgate.v1.InferenceService: delegate, answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from headgate import v1 as pb
 
 import headgate_server
-from headgate_server import validation
 from headgate_server.call import Call, CallRegistry
 from headgate_server.errors import InvalidRequest
 from headgate_server.principal import Principal
@@ -22,7 +21,7 @@ MAX_PAGE_SIZE = 1000
 
 
 class InferenceServicer:
-    """The chain calls each method with the parsed request and the Call, in place of gRPC's context."""
+    """The chain calls each method with the parsed and validated request and the Call, in place of gRPC's context."""
 
     def __init__(self, calls: CallRegistry) -> None:
         self._calls = calls
@@ -31,23 +30,19 @@ class InferenceServicer:
         self.state: pb.ServingState.ValueType = pb.SERVING_STATE_SERVING
 
     async def Generate(self, request: pb.GenerateRequest, call: Call) -> pb.GenerateResponse:
-        validation.check_generate(request)
         return await call.runtime.gateway.generate(request, call)
 
     async def StreamGenerate(
         self, request: pb.GenerateRequest, call: Call
     ) -> AsyncGenerator[pb.StreamGenerateResponse, None]:
-        validation.check_generate(request)
         async with aclosing(call.runtime.gateway.stream(request, call)) as events:
             async for event in events:
                 yield event
 
     async def Embed(self, request: pb.EmbedRequest, call: Call) -> pb.EmbedResponse:
-        validation.check_embed(request)
         return await call.runtime.gateway.embed(request, call)
 
     async def ListModels(self, request: pb.ListModelsRequest, call: Call) -> pb.ListModelsResponse:
-        validation.check_list_models(request)
         size = min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
         models = _usable(call.runtime.models, call.principal)
         first = bisect.bisect_right(models, _last_name(request.page_token), key=lambda model: model.name)

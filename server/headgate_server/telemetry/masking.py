@@ -34,11 +34,13 @@ CALLERS_OWN_KEYS = "x_provider_key_"
 KEY_MARKS = ("hg_", "eyJ", "k-", "k_", "AIza", "earer", "EARER", "xai", "hf_", "nvapi", "pplx", "fw_", "r8_", "key-")
 """One of these is in whatever looks like a key."""
 MAX_NAMES = 1024
+MAX_NAME = 64
 CONTAINERS = (dict, list, tuple)
 
 
 _plain_names: set[object] = set()
-"""Names that are known to be of no secret. Callers choose some, of labels, so that it has to forget them in time."""
+"""Names that are known to be of no secret. Callers choose some, of labels, so that it has to forget them in time, and
+remembers no long ones."""
 
 
 def is_secret(name: str) -> bool:
@@ -86,7 +88,7 @@ def _are_plain(names: Collection[object]) -> bool:
         return False
     if len(_plain_names) > MAX_NAMES:
         _plain_names.clear()
-    _plain_names.update(names)
+    _plain_names.update(name for name in names if len(str(name)) <= MAX_NAME)
     return True
 
 
