@@ -141,7 +141,7 @@ async def test_a_refused_call_takes_nothing_from_any_limit(serve: Serve) -> None
 
 
 async def test_failures_give_back_what_no_vendor_used(serve: Serve) -> None:
-    """An invalid request gives back all; a vendor's error is a request, and no tokens."""
+    """A request that turns out invalid gives back all; a vendor's error is a request, and no tokens."""
 
     async def refuses(exchange: Exchange) -> None:
         await exchange.answer(400, {"error": {"message": "no", "type": "invalid_request_error"}})
@@ -151,7 +151,8 @@ async def test_failures_give_back_what_no_vendor_used(serve: Serve) -> None:
         {"unit": "total_tokens", "limit": 1000, "window": MINUTE},
     )
     async with Vendor(refuses) as vendor, serve(providers={"v": at(vendor)}, limits=rules) as headgate:
-        invalid = await failing(headgate.stub.Generate(pb.GenerateRequest(model="v/m", config=small().config)))
+        owned = {"v": '{"model": "other"}'}
+        invalid = await failing(headgate.stub.Generate(ask("v/m", config=small().config, provider_options=owned)))
         refused = await failing(headgate.stub.Generate(small()))
     assert (invalid.reason, refused.reason) == ("INVALID_REQUEST", "PROVIDER_REJECTED_REQUEST")
     assert invalid.trailer["x-ratelimit-remaining-requests"] == "10"
