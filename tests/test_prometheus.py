@@ -25,6 +25,7 @@ from tests.vendor import Exchange, Vendor, answers_text, sse, text_chunk
 
 DASHBOARD = ROOT / "deploy" / "grafana" / "headgate.json"
 RULES = ROOT / "deploy" / "prometheus" / "headgate.rules.yaml"
+RULES_TEST = ROOT / "tests" / "headgate.rules.test.yaml"
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text("utf-8")
 WINDOW = "15s"
 PROCESS_METRICS = {"process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds", "process_max_fds"}
@@ -49,6 +50,22 @@ async def test_promtool_accepts_the_rules() -> None:
     checked = await run(program("promtool", "prometheus"), "check", "rules", str(RULES))
     assert checked.code == 0, checked.stderr
     assert "SUCCESS" in checked.stdout
+
+
+async def test_alerts_fire_when_they_should() -> None:
+    """At the first event of a kind too, and for nothing that callers do themselves."""
+    tested = await run(program("promtool", "prometheus"), "test", "rules", str(RULES_TEST))
+    assert tested.code == 0, tested.stdout + tested.stderr
+
+
+async def test_what_alerts_wait_for_begins_at_zero(demo: Headgate) -> None:
+    """Prometheus sees no increase in a series that is born with its first event."""
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"http://{demo.application.admin_address}/metrics") as answer:
+            served = (await answer.text()).splitlines()
+    assert 'headgate_config_reloads_total{result="refused"} 0.0' in served
+    for method in ("Generate", "StreamGenerate", "Embed", "ListModels", "Health"):
+        assert f'headgate_call_errors_total{{reason="INTERNAL",rpc_method="{method}"}} 0.0' in served
 
 
 def test_every_alert_has_its_runbook() -> None:

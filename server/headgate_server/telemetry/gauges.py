@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from headgate import v1 as pb
-from headgate.v1 import inference_service_pb2
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from headgate_server.runtime import Runtime
 
 Values = dict[tuple[str, ...], float]
-SERVICE = inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"]
-METHODS = [method.name for method in SERVICE.methods]
 CIRCUITS = {Circuit.CLOSED: 0, Circuit.HALF_OPEN: 1, Circuit.OPEN: 2}
 
 
@@ -48,7 +45,7 @@ class RunningServer(Collector):
     def collect(self) -> Iterator[Metric]:
         runtime = self._runtime()
         in_flight = self._calls.by_method()
-        yield _family(names.CALLS_IN_FLIGHT, {(method,): in_flight[method] for method in METHODS})
+        yield _family(names.CALLS_IN_FLIGHT, {(method,): in_flight[method] for method in names.METHODS})
         yield _family(names.LIMITER_DEGRADED, {(): 1.0 if runtime.limits.limiter.trouble else 0.0})
         yield from self._targets(runtime)
         yield from _providers(runtime)

@@ -21,7 +21,7 @@ from prometheus_client import (
 )
 
 import headgate_server
-from headgate_server.errors import GatewayError
+from headgate_server.errors import GatewayError, InternalError
 from headgate_server.telemetry import names
 from headgate_server.telemetry.names import Name
 
@@ -33,6 +33,7 @@ OTHER = "other"
 NANOS = 1e9
 HEADROOM_SECONDS = 15.0
 OPERATIONS = {"Generate": "chat", "StreamGenerate": "chat", "Embed": "embeddings"}
+RELOAD_RESULTS = ("applied", "refused")
 TOKEN_TYPES = ("input", "output", "cache_read", "cache_write", "reasoning")
 
 
@@ -65,6 +66,14 @@ class Metrics:
         build.labels(headgate_server.__version__, platform.python_version(), grpc.__version__).set(1)
         self._histograms: dict[tuple[object, ...], Histogram] = {}
         self._counters: dict[tuple[object, ...], Counter] = {}
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """Alerts look for an increase, and see none in a series that is born with its first event."""
+        for result in RELOAD_RESULTS:
+            self._count(self._reloads, (result,), 0.0)
+        for method in names.METHODS:
+            self._count(self._errors, (method, InternalError.reason), 0.0)
 
     def record_call(self, call: Call, error: GatewayError | None) -> None:
         """A call has ended, with that error or with its answer."""
@@ -99,7 +108,7 @@ class Metrics:
 
     def record_reload(self, *, applied: bool) -> None:
         """The configuration was read again, and is served or was refused."""
-        self._count(self._reloads, ("applied" if applied else "refused",))
+        self._count(self._reloads, (RELOAD_RESULTS[not applied],))
         if applied:
             self._reloaded.set_to_current_time()
 

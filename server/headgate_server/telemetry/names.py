@@ -10,6 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from headgate.v1 import inference_service_pb2
+
+SERVICE = inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"]
+METHODS = tuple(method.name for method in SERVICE.methods)
 SECONDS = tuple(0.01 * 2**power for power in range(14))
 """10 ms to 82 s, doubling."""
 OVERHEAD_SECONDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.5)
