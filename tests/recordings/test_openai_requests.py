@@ -21,6 +21,8 @@ Json = dict[str, Any]
 NOT_READ = {
     "llamacpp-3dc16e3b5fa0": "the body is broken JSON on purpose",
     "llamacpp-2866ab1b9b63": "an invalid request on purpose: no messages",
+    "openrouter-a17acfaee4e7": "refused: it has the vendor choose among models",
+    "openrouter-0775483a6317": "refused: it has the vendor choose among models",
     "openai-4b488d597763": "an invalid request on purpose: no messages",
 }
 # Settings that a client sent although its host has none: they become warnings.
