@@ -31,7 +31,7 @@ from headgate_server.telemetry.repetition import MAX_KINDS, WINDOW_SECONDS, Repe
 from tests.conftest import LogLines, Serve
 from tests.headgate_process import ask, configured, failing
 from tests.tools import ROOT, headgate_serve, run
-from tests.vendor import Exchange, Vendor, answers_text
+from tests.vendor import Exchange, Vendor, answers_text, sse, text_chunk
 
 LINES = """
 import logging, structlog
@@ -120,6 +120,40 @@ async def test_secrets_of_callers_and_vendors_are_masked_in_every_line(tmp_path:
     assert call["labels"] == {"authorization": MASK, "note": MASK, "team": "search"}
     assert call["model"] == f"v/{MASK}"
     assert "vendor_detail" in finished.stderr
+
+
+async def test_a_key_that_a_vendor_repeats_within_a_success_is_masked(tmp_path: Path) -> None:
+    """In an answer of status 200, and in a stream before and after its first content, whatever the key looks like."""
+
+    async def repeats_the_key(exchange: Exchange) -> None:
+        error = {"error": {"message": f"bad key {exchange.headers['authorization'].split()[1]}", "type": "auth"}}
+        if exchange.path.endswith("/embeddings") or not exchange.json.get("stream"):
+            await exchange.answer(200, error)
+            return
+        await exchange.begin()
+        if exchange.json["model"] == "late":
+            await exchange.chunk(sse(text_chunk("Hello")))
+        await exchange.chunk(sse(error))
+
+    async with Vendor(repeats_the_key) as vendor:
+        file = tmp_path / "headgate.yaml"
+        file.write_text(
+            "telemetry: {log_level: debug}\nauth: {anonymous: true, caller_provider_keys: true}\nproviders:\n"
+            f'  v: {{adapter: openai, base_url: "{vendor.base_url}", api_key: plainCANARY0123456789}}\n'
+            "routing: {retry: {max_attempts: 1}, breaker: {consecutive_failures: 0, min_calls: 1000}}\n"
+        )
+        async with headgate_serve("--config", str(file)) as headgate:
+            async with grpc.aio.insecure_channel(headgate.address) as channel:
+                stub = pb.InferenceServiceStub(channel)
+                for metadata in ((), (("x-provider-key-v", "ownCANARY0123456789"),)):
+                    await failing(stub.Generate(ask("v/m"), metadata=metadata))
+                    await failing(stub.Embed(pb.EmbedRequest(model="v/m", inputs=[pb.EmbedInput(text="a")])))
+                    await failing(stub.StreamGenerate(ask("v/m"), metadata=metadata))
+                    await failing(stub.StreamGenerate(ask("v/late"), metadata=metadata))
+            finished = await headgate.stop()
+    lines = [json.loads(line) for line in finished.stderr.splitlines()]
+    assert sum(MASK in line["detail"] for line in lines if line["event"] == "vendor_detail") == 8
+    assert "CANARY" not in finished.stderr
 
 
 @pytest.mark.parametrize("form", ["json", "console"])

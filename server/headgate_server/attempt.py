@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 from headgate import v1 as pb
@@ -19,6 +19,7 @@ from headgate_server.errors import (
     ProviderTimeout,
 )
 from headgate_server.providers.base import Target
+from headgate_server.redaction import redacted
 from headgate_server.resilience.clocks import AttemptClock, Clocks
 from headgate_server.resilience.plan import Cause
 from headgate_server.resilience.target import TargetState
@@ -46,6 +47,8 @@ class Attempt:
     ) -> None:
         self.target = target
         self.caller_key = call.provider_keys.get(target.issuer.lower(), "")
+        self.secrets: Collection[str] = ()
+        """What it authenticates by, which a vendor may repeat in an error."""
         self.record = pb.Attempt(number=len(call.attempts) + 1, provider=target.provider, model=target.model)
         self.started = time.monotonic()
         self.clock = AttemptClock(clocks, self.started, call.default_deadline)
@@ -87,7 +90,8 @@ class Attempt:
         self._state.answered(self._permit, self._kind, latency, self.started + latency, time.time())
 
     def failed(self, error: GatewayError) -> None:
-        """The attempt ended in an error, which learns where it happened."""
+        """The attempt ended in an error, which learns where it happened, and forgets by which key."""
+        error.vendor_detail = redacted(error.vendor_detail, self.secrets)
         if self._ended:
             return
         timed_out = isinstance(error, ProviderTimeout)

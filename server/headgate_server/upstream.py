@@ -100,11 +100,14 @@ class Upstream:
         """
         try:
             async with asyncio.timeout(seconds):
-                request = HttpRequest("GET", endpoint.base_url + CHECK_PATH, endpoint.authentication(), b"", seconds)
+                authentication = endpoint.authentication()
+                request = HttpRequest("GET", endpoint.base_url + CHECK_PATH, authentication, b"", seconds)
                 response = await endpoint.transport.send(request)
                 try:
                     if response.status >= 500 or response.status in (401, 403):
-                        raise await _refusal(endpoint, response, endpoint.target(""))
+                        error = await _refusal(endpoint, response, endpoint.target(""))
+                        error.vendor_detail = redacted(error.vendor_detail, authentication.values())
+                        raise error
                     await _beginning(response)
                 finally:
                     response.close()
@@ -123,6 +126,7 @@ class Upstream:
     async def _send(self, call: HttpCall, attempt: Attempt, *, streams: bool) -> HttpResponse:
         endpoint = self.endpoint(attempt.target)
         authentication = endpoint.authentication(attempt.caller_key)
+        attempt.secrets = authentication.values()
         request = HttpRequest(
             method=call.method,
             url=endpoint.base_url + call.path,
@@ -142,9 +146,7 @@ class Upstream:
         if 200 <= response.status < 300:
             return response
         try:
-            error = await _refusal(endpoint, response, attempt.target, attempt.caller_key)
-            error.vendor_detail = redacted(error.vendor_detail, authentication.values())
-            raise error
+            raise await _refusal(endpoint, response, attempt.target, attempt.caller_key)
         finally:
             response.close()
 
