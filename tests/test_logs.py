@@ -236,6 +236,25 @@ log.error("unreachable", provider="b", reason="REFUSED")
     ]
 
 
+async def test_security_events_and_other_bugs_are_not_held_back() -> None:
+    """Forty refused logins are forty lines; a second bug is not taken for the first."""
+    body = """
+security = structlog.get_logger(component="security")
+for n in range(40):
+    security.warning("login_failed", reason="wrong_secret", n=n)
+    log.error("internal_error", exc_info=ValueError())
+    log.error("internal_error", exc_info=KeyError()) if n == 39 else None
+"""
+    lines = await logged_by(body, "log_repeats=10")
+    assert [line["n"] for line in lines if line["event"] == "login_failed"] == list(range(40))
+    assert ["KeyError" in line["exception"] for line in lines if line["event"] == "internal_error"] == [False] * 10 + [
+        True
+    ]
+    assert [(line["raised"], line["lines"]) for line in lines if line["event"] == "lines_held_back"] == [
+        ("ValueError", 30)
+    ]
+
+
 async def test_nothing_is_held_back_where_the_operator_wants_all() -> None:
     """`log_repeats: 0`."""
     lines = await logged_by('for n in range(25): log.error("unreachable")', "log_repeats=0")

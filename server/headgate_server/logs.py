@@ -38,6 +38,8 @@ CHATTY = (
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "exception": 40, "critical": 50}
 KIND = ("component", "event", "provider", "reason")
 HELD_BACK = "lines_held_back"
+NEVER_HELD_BACK = "security"
+"""The component whose every line counts: who attacks with many hides one among them."""
 OF_MANY_LINES = ("exception", "stack")
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -110,7 +112,7 @@ def report_held_back() -> None:
 
 def _report(held_back: Sequence[tuple[Kind, int]]) -> None:
     for (component, *kind), lines in held_back:
-        named = {name: value for name, value in zip(("of", *KIND[2:]), kind, strict=False) if value}
+        named = {name: value for name, value in zip(("of", *KIND[2:], "raised"), kind, strict=False) if value}
         structlog.get_logger(component=component).warning(HELD_BACK, **named, lines=lines)
 
 
@@ -128,11 +130,21 @@ def _hold_back(_logger: Any, name: str, event: EventDict) -> EventDict:
     if _repetition is None:
         return event
     _report(_repetition.ended(time.monotonic()))
+    if event.get("component") == NEVER_HELD_BACK:
+        return event
     if LEVELS[name] >= logging.WARNING and event["event"] != HELD_BACK:
-        kind: Kind = tuple([str(event.get(field, "")) for field in KIND])
+        kind: Kind = (*[str(event.get(field, "")) for field in KIND], _raised(event))
         if not _repetition.passes(kind):
             raise structlog.DropEvent
     return event
+
+
+def _raised(event: EventDict) -> str:
+    """The type of the exception that a line tells of: two bugs are not one."""
+    raised = event.get("exc_info")
+    if raised is True:
+        raised = sys.exception()
+    return type(raised).__name__ if isinstance(raised, BaseException) else ""
 
 
 def _is_not_held_back(record: logging.LogRecord) -> bool:
