@@ -14,9 +14,10 @@ from headgate import v1 as pb
 from prometheus_client.parser import text_string_to_metric_families
 
 from headgate_server.telemetry import names
+from headgate_server.telemetry.headroom import HEADROOM_SECONDS, Headroom
 from headgate_server.telemetry.names import Name
 from tests.conftest import Serve
-from tests.headgate_process import Headgate, ask, configured, failing
+from tests.headgate_process import Headgate, ask, configured, eventually, failing
 from tests.tools import headgate_serve
 from tests.vendor import Exchange, Vendor, answers_text, sse, text_chunk
 
@@ -200,6 +201,66 @@ async def test_limits_tell_their_decisions_and_their_headroom(serve: Serve) -> N
     assert total(samples, "headgate_limit_headroom_ratio", rule=rule) == 0
     assert total(samples, "headgate_limit_headroom_ratio", rule="concurrency") == 1
     assert total(samples, "headgate_limiter_degraded") == 0
+
+
+async def test_headroom_of_what_nobody_asks_for_is_not_shown() -> None:
+    """Its counters have room again by then; of one that is asked, the least of the last seconds is shown."""
+    now = 100.0
+    headroom = Headroom(lambda: now)
+
+    def shown() -> list[float]:
+        (family,) = headroom.collect()
+        return [sample.value for sample in family.samples]
+
+    headroom.record("rule", 0.1, 100.0)
+    headroom.record("rule", 0.9, 114.0)
+    now = 114.0 + HEADROOM_SECONDS
+    assert shown() == [0.1]
+    headroom.record("rule", 0.8, now)
+    assert shown() == [0.8]
+    now += HEADROOM_SECONDS + 0.1
+    assert shown() == []
+
+
+async def test_rules_that_differ_in_what_they_are_for_have_their_own_names(serve: Serve) -> None:
+    """Or one would hide behind the other."""
+    rule = {"unit": "requests", "limit": 4, "window": 60, "per": ["model"]}
+    rules = [{**rule, "only": {"model": ["demo/e*"]}}, {**rule, "only": {"model": ["demo/echo"]}, "limit": 8}]
+    async with serve(providers=DEMO, limits={"rules": rules}) as headgate:
+        await headgate.stub.Generate(ask("demo/echo"), timeout=10)
+        samples = await scrape(headgate)
+    assert {dict(labels)["rule"] for (name, labels) in samples if name == "headgate_limit_headroom_ratio"} == {
+        "requests in 60 s per model, model=demo/e*",
+        "requests in 60 s per model, model=demo/echo",
+    }
+
+
+async def test_vendors_have_the_names_that_spans_give_them(serve: Serve) -> None:
+    """OpenTelemetry's, in metrics that are OpenTelemetry's; `provider` is the operator's own name."""
+    async with serve(providers={"mine": {"adapter": "mock", "issuer": "xai"}}) as headgate:
+        await headgate.stub.Generate(ask("mine/echo"), timeout=10)
+        samples = await scrape(headgate)
+    assert total(samples, "gen_ai_client_operation_duration_seconds_count", gen_ai_provider_name="x_ai") == 1
+    assert total(samples, "headgate_attempts_total", provider="mine") == 1
+
+
+async def test_a_caller_who_leaves_is_no_failure(serve: Serve) -> None:
+    """The status page counts the call, and shows no error."""
+
+    async def silent(exchange: Exchange) -> None:
+        await exchange.caller_closed.wait()
+
+    async with Vendor(silent) as vendor:
+        async with serve(providers={"v": {"adapter": "openai", "base_url": vendor.base_url}}) as headgate:
+            call = headgate.stub.StreamGenerate(ask("v/m"), timeout=10)
+            assert await eventually(lambda: vendor.exchanges)
+            call.cancel()
+            assert await headgate.idle()
+            seen: dict[str, Any] = {"calls_per_second": []}
+            async with asyncio.timeout(5):
+                while not sum(seen["calls_per_second"]):  # a second is shown when it is over
+                    seen = json.loads((await get(headgate, "/status.json"))[1])
+    assert (sum(seen["calls_per_second"]), sum(seen["errors_per_second"]), seen["failures"]) == (1, 0, [])
 
 
 async def test_openmetrics_is_served_to_who_asks_for_it(demo: Headgate) -> None:

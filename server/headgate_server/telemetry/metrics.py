@@ -23,6 +23,8 @@ from prometheus_client import (
 import headgate_server
 from headgate_server.errors import GatewayError, InternalError
 from headgate_server.telemetry import names
+from headgate_server.telemetry.conventions import VENDORS
+from headgate_server.telemetry.headroom import Headroom
 from headgate_server.telemetry.names import Name
 
 if TYPE_CHECKING:
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 
 OTHER = "other"
 NANOS = 1e9
-HEADROOM_SECONDS = 15.0
 OPERATIONS = {"Generate": "chat", "StreamGenerate": "chat", "Embed": "embeddings"}
 RELOAD_RESULTS = ("applied", "refused")
 TOKEN_TYPES = ("input", "output", "cache_read", "cache_write", "reasoning")
@@ -55,8 +56,8 @@ class Metrics:
         self._tokens = self._histogram(names.TOKEN_USAGE)
         self._cost = self._counter(names.COST)
         self._decisions = self._counter(names.LIMIT_DECISIONS)
-        self._headroom = self._gauge(names.LIMIT_HEADROOM)
-        self._least: dict[str, tuple[float, float]] = {}
+        self._headroom = Headroom(time.monotonic)
+        self.registry.register(self._headroom)
         self.loop_lag = self._histogram(names.LOOP_LAG)
         self.draining = self._gauge(names.DRAINING)
         self._reloads = self._counter(names.RELOADS)
@@ -101,10 +102,7 @@ class Metrics:
     def _record_limits(self, limits: CallLimits, now: float) -> None:
         for rule, allowed, left in limits.decisions():
             self._count(self._decisions, (rule, "allowed" if allowed else "refused"))
-            least, since = self._least.get(rule, (1.0, 0.0))
-            if left <= least or now - since > HEADROOM_SECONDS:
-                self._least[rule] = (left, now)
-                self._headroom.labels(rule).set(left)
+            self._headroom.record(rule, left, now)
 
     def record_reload(self, *, applied: bool) -> None:
         """The configuration was read again, and is served or was refused."""
@@ -116,7 +114,8 @@ class Metrics:
         model = call.runtime.model_label(attempt.provider, attempt.model)
         outcome = _OUTCOMES[attempt.outcome]
         self._count(self._attempts, (attempt.provider, model, outcome, attempt.error_reason, cause))
-        operation = (OPERATIONS.get(method, OTHER), attempt.provider, model)
+        issuer = call.runtime.providers[attempt.provider].endpoint.issuer
+        operation = (OPERATIONS.get(method, OTHER), VENDORS.get(issuer, issuer), model)
         error_type = attempt.error_reason or ("" if attempt.outcome == pb.ATTEMPT_OUTCOME_OK else outcome)
         latency = _seconds(attempt.latency)
         self._observe(self._operation, (*operation, error_type), latency, call)

@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from headgate_server.errors import GatewayError
+from headgate_server.errors import CallCancelled, GatewayError
 
 if TYPE_CHECKING:
     from headgate_server.call import Call
@@ -44,7 +44,7 @@ class Failure:
 
 
 class Recent:
-    """Calls and failures second by second, totals by model, and the last failures."""
+    """Calls and failures second by second, totals by model, and the last failures. A caller who leaves is none."""
 
     def __init__(self) -> None:
         self._seconds: deque[list[int]] = deque(maxlen=WINDOW_SECONDS + 1)
@@ -55,7 +55,7 @@ class Recent:
         """A call has ended; `now` is monotonic time."""
         second = self._second(int(now))
         second[1] += 1
-        if error is not None:
+        if error is not None and not isinstance(error, CallCancelled):
             second[2] += 1
             self._failures.append(_failure(call, error))
         for attempt in call.attempts:
