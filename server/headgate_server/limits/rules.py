@@ -86,16 +86,9 @@ def _scoped(rule: LimitRule, limit: Limit, values: Mapping[str, str]) -> Scoped:
     scopes = sorted(rule.per)
     only = [f"{scope}~{quote(glob)}" for scope, globs in sorted(rule.only.items()) for glob in globs]
     who = [f"{scope}={_short(values[scope])}" for scope in scopes]
-    named = ", ".join(
-        [_named(limit, scopes), *(f"{scope}={'|'.join(rule.only[scope])}" for scope in sorted(rule.only))]
-    )
+    named = ", ".join([_named(limit, scopes), *(f"{scope}={'|'.join(globs)}" for scope, globs in rule.only.items())])
     subject = " ".join(f"{scope}:{values[scope] or 'none'}" for scope in scopes) or "all callers"
-    return Scoped(
-        "|".join([_counting(limit), *only, *who]),
-        limit,
-        subject,
-        _named(limit, scopes) + (f" ({', '.join(only)})" if only else ""),
-    )
+    return Scoped("|".join([_counting(limit), *only, *who]), limit, subject, named)
 
 
 def _own(principal: Principal) -> Iterable[Scoped]:
