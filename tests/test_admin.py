@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 from typing import Any
 
 import aiohttp
@@ -305,7 +306,7 @@ async def test_the_status_data_is_what_the_page_needs(serve: Serve) -> None:
 
 
 async def test_debug_is_served_only_where_it_is_wanted_and_without_secrets(serve: Serve) -> None:
-    """Tasks, targets and the configuration, masked."""
+    """Tasks, targets, pools and the configuration, masked."""
     secret = {
         "v": {
             "adapter": "openai",
@@ -318,10 +319,11 @@ async def test_debug_is_served_only_where_it_is_wanted_and_without_secrets(serve
         assert (await get(headgate, "/debug/configuration"))[0] == 404
     async with serve(providers=secret, admin={"debug": True}) as headgate:
         await failing(headgate.stub.Generate(ask("v/m"), timeout=10))
-        shown = {name: await get(headgate, f"/debug/{name}") for name in ("tasks", "targets", "configuration")}
+        shown = {name: await get(headgate, f"/debug/{name}") for name in ("tasks", "targets", "pools", "configuration")}
     assert all(status == 200 for status, _, _ in shown.values())
     assert json.loads(shown["tasks"][1])["count"] > 1
     assert json.loads(shown["targets"][1])["v"][0]["model"] == "m"
+    assert json.loads(shown["pools"][1])["v"] == {"used": 0, "limit": 256, "queued": 0}
     assert json.loads(shown["configuration"][1])["providers"]["v"]["base_url"] == "http://127.0.0.1:1/v1"
     assert "canary" not in "".join(text for _, text, _ in shown.values())
 
@@ -337,6 +339,29 @@ async def test_the_listener_reads_nothing_from_callers(demo: Headgate) -> None:
         assert headers["x-content-type-options"] == "nosniff"
         assert "default-src 'none'" in headers["content-security-policy"]
         assert "unsafe-inline" not in headers["content-security-policy"]
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:9464", "127.0.0.1.evil.example", "localhost.evil", "[", ":1"]
+)
+async def test_a_host_that_is_not_ours_is_refused(demo: Headgate, host: str) -> None:
+    """DNS rebinding: a page of another site would read the status as if it were its own."""
+    for path in ("/", "/status.json", "/metrics", "/nope"):
+        status, text, headers = await get(demo, path, host=host)
+        assert (status, "headgate" in text) == (421, False)
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("host", ["10.1.2.3:9464", "[::1]:9464", "localhost", "LOCALHOST:9464"])
+async def test_probes_and_people_are_answered_by_address(demo: Headgate, host: str) -> None:
+    """Kubernetes and Prometheus ask by the address of the pod."""
+    assert (await get(demo, "/readyz", host=host))[0] == 200
+
+
+async def test_the_host_that_is_configured_is_answered(serve: Serve) -> None:
+    """The one of admin.listen, whatever it is called."""
+    async with serve(providers=DEMO, admin={"listen": f"{socket.gethostname()}:0"}) as headgate:
+        assert (await get(headgate, "/readyz", host=f"{socket.gethostname()}:9464"))[0] == 200
 
 
 async def test_an_admin_port_that_is_taken_stops_the_start(serve: Serve) -> None:

@@ -24,7 +24,7 @@ from headgate import v1 as pb
 import headgate_server
 from headgate_server import logs
 from headgate_server.admin.listener import AdminListener
-from headgate_server.admin.status import configuration, status as status_page, targets, tasks
+from headgate_server.admin.status import configuration, pools, status as status_page, targets, tasks
 from headgate_server.call import CallRegistry
 from headgate_server.config import Config
 from headgate_server.config.tree import Server as ServerConfig
@@ -126,6 +126,7 @@ class Application:
         debug: dict[str, Callable[[], dict[str, Any]]] = {
             "tasks": tasks,
             "targets": lambda: targets(self._runtime),
+            "pools": lambda: pools(self._runtime),
             "configuration": lambda: configuration(self._runtime.config),
         }
         return AdminListener(

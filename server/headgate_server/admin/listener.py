@@ -7,7 +7,9 @@ from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping
 from hashlib import sha256
 from importlib.resources import files
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 from aiohttp import web
@@ -44,6 +46,7 @@ SECURITY = {
 }
 
 Shown = Callable[[], Mapping[str, Any]]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class AdminListener:
@@ -55,7 +58,8 @@ class AdminListener:
         self._registry = registry
         self._ready = ready
         self._status = status
-        application = web.Application(middlewares=[_secured])
+        self._host = ""
+        application = web.Application(middlewares=[_secured, self._for_us])
         application.router.add_get("/metrics", self._metrics)
         application.router.add_get("/healthz", self._healthz)
         application.router.add_get("/readyz", self._readyz)
@@ -72,6 +76,7 @@ class AdminListener:
             OSError: it cannot be bound.
         """
         host, port = split_address(listen)
+        self._host = host.lower()
         await self._runner.setup()
         await web.TCPSite(self._runner, host, port, reuse_address=True).start()
         return f"{listen.rpartition(':')[0]}:{self._runner.addresses[0][1]}"
@@ -79,6 +84,14 @@ class AdminListener:
     async def close(self) -> None:
         """Answers nobody any more."""
         await self._runner.cleanup()
+
+    @web.middleware
+    async def _for_us(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Refuses names that are not ours: a page of another site may have had its name resolved to our address, and
+        could then read what we answer (DNS rebinding)."""
+        if not _is_address_or(self._host, request.headers.get("host", "")):
+            raise web.HTTPMisdirectedRequest(text="the Host must be an IP address, localhost or that of admin.listen\n")
+        return await handler(request)
 
     async def _metrics(self, request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
@@ -97,10 +110,20 @@ class AdminListener:
         return web.Response(status=200 if ready else 503, text="ready\n" if ready else "not ready\n")
 
 
+def _is_address_or(host: str, asked: str) -> bool:
+    """Whether a Host header has an IP address, localhost or this host; so has none at all, which no browser sends."""
+    try:
+        name = (urlsplit(f"//{asked}").hostname or "").rstrip(".")
+        if name in ("", "localhost", host):
+            return not asked or bool(name)
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
 @web.middleware
-async def _secured(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
+async def _secured(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         response = await handler(request)
     except web.HTTPException as refused:

@@ -42,6 +42,11 @@ def targets(runtime: Runtime) -> dict[str, Any]:
     return {name: list(_targets(served)) for name, served in runtime.providers.items()}
 
 
+def pools(runtime: Runtime) -> dict[str, Any]:
+    """Connections to every provider, of at most `limit` (0 for no limit), and calls that wait for a place there."""
+    return {name: _pool(served) for name, served in runtime.providers.items()}
+
+
 def tasks() -> dict[str, Any]:
     """The tasks of the event loop: how many, and where each one stands."""
     running = asyncio.all_tasks()
@@ -73,6 +78,11 @@ def _provider(name: str, served: ServedProvider) -> dict[str, Any]:
         "connections": {"used": used, "limit": limit},
         "targets": list(_targets(served))[:MOST_TARGETS],
     }
+
+
+def _pool(served: ServedProvider) -> dict[str, int]:
+    used, limit = served.endpoint.transport.connections
+    return {"used": used, "limit": limit, "queued": sum(state.places.waiting for _, state in served.states.items())}
 
 
 def _targets(served: ServedProvider) -> Iterator[Mapping[str, Any]]:
