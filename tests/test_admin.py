@@ -14,13 +14,15 @@ import pytest
 from headgate import v1 as pb
 from prometheus_client.parser import text_string_to_metric_families
 
+from headgate_server.identity.keys import new_key
 from headgate_server.telemetry import names
 from headgate_server.telemetry.headroom import HEADROOM_SECONDS, Headroom
 from headgate_server.telemetry.names import Name
 from tests.conftest import Serve
 from tests.headgate_process import Headgate, ask, configured, eventually, failing
+from tests.identity.callers import PEPPER, bearer, hashed, static_key
 from tests.tools import headgate_serve
-from tests.vendor import Exchange, Vendor, answers_text, sse, text_chunk
+from tests.vendor import Exchange, Vendor, answers_text, completion, sse, text_chunk
 
 DEMO = {
     "demo": {
@@ -155,22 +157,59 @@ async def test_gauges_show_what_is_in_flight_and_which_circuit_is_open(serve: Se
 
 @pytest.mark.timeout(300)
 async def test_callers_cannot_make_series(serve: Serve) -> None:
-    """Ten thousand models, and as many labels, add no series beyond those of one."""
-    async with serve(providers=DEMO, server={"max_concurrent_calls": 0}) as headgate:
-        await failing(headgate.stub.Generate(ask("demo/first"), timeout=60))
-        await failing(headgate.stub.Generate(ask("first"), timeout=60))
+    """Ten thousand models, as many labels and as many tenants add no series beyond those of one."""
+    keys = [new_key() for _ in range(10_001)]
+    tenants = {key.id: {"tenant": f"tenant-{key.id}", "hash": hashed(key)} for key in keys}
+    auth = {"anonymous": False, "pepper": PEPPER, "keys": tenants}
+    limits = {"rules": [{"unit": "requests", "limit": 100, "window": 60, "per": ["tenant", "model"]}]}
+    async with serve(providers=DEMO, auth=auth, limits=limits, server={"max_concurrent_calls": 0}) as headgate:
+        first = bearer(keys.pop().text)
+        await failing(headgate.stub.Generate(ask("demo/first"), metadata=first, timeout=60))
+        await failing(headgate.stub.Generate(ask("first"), metadata=first, timeout=60))
         before = set(await scrape(headgate))
         places = asyncio.Semaphore(64)
 
         async def odd(number: int) -> None:
             async with places:
                 model = f"demo/model-{number}" if number % 2 else f"alias-{number}"
-                await failing(headgate.stub.Generate(ask(model, labels={f"label-{number}": "x"}), timeout=60))
+                request = ask(model, labels={f"label-{number}": "x"})
+                metadata = bearer(keys[number].text)
+                await failing(headgate.stub.Generate(request, metadata=metadata, timeout=60))
 
         await asyncio.gather(*(odd(number) for number in range(10_000)))
         samples = await scrape(headgate)
     assert set(samples) == before
     assert total(samples, "headgate_attempts_total", model="other") == 5001
+
+
+async def test_metrics_hold_no_word_of_prompts_answers_or_keys(serve: Serve) -> None:
+    """Whatever callers and vendors say, and whoever they are, in either format."""
+    key, keys = static_key(tenant="CANARY-tenant")
+
+    async def says_much(exchange: Exchange) -> None:
+        if exchange.json["model"] == "CANARY-bad":
+            words = f"CANARY {exchange.headers['authorization']}"
+            await exchange.answer(400, {"error": {"message": words, "type": "CANARY", "code": "CANARY"}})
+            return
+        await exchange.answer(200, completion("CANARY answer"), {"x-request-id": "CANARY-id"})
+
+    auth = {"anonymous": False, "pepper": PEPPER, "keys": keys, "caller_provider_keys": True}
+    limits = {"rules": [{"unit": "requests", "limit": 100, "window": 60, "per": ["tenant", "key", "model"]}]}
+    async with Vendor(says_much) as vendor:
+        provider = {"adapter": "openai", "base_url": vendor.base_url, "api_key": "sk-CANARY-of-the-vendor"}
+        async with serve(providers={"v": provider}, auth=auth, limits=limits) as headgate:
+            for model in ("v/m", "v/CANARY-bad", "CANARY-model"):
+                request = ask(model, "CANARY prompt", labels={"CANARY": "CANARY"}, end_user_id="CANARY")
+                for own in ((), (("x-provider-key-v", "CANARY-own"),)):
+                    call = headgate.stub.Generate(request, metadata=(*bearer(key.text), *own), timeout=10)
+                    await (call if model == "v/m" else failing(call))
+            await failing(headgate.stub.Generate(ask("v/m"), metadata=bearer("hg_CANARY"), timeout=10))
+            texts = [(await get(headgate, "/metrics", accept=form))[1] for form in ("", "application/openmetrics-text")]
+    for text in texts:
+        assert "headgate_attempts_total" in text
+        assert "CANARY" not in text
+        assert key.id not in text
+        assert not re.search(r"[{,](tenant|key_id|label)", text)
 
 
 async def test_every_metric_that_is_named_is_served(serve: Serve) -> None:
