@@ -16,7 +16,10 @@ import pytest
 from headgate import v1 as pb
 from redis.asyncio import Redis
 
-from headgate_server.config import Config
+from headgate_server.config import Config, LimitStore
+from headgate_server.limits.quota import Take, limit
+from headgate_server.limits.shared import SharedLimiter
+from headgate_server.limits.wire import STALLED_SECONDS
 from tests.conftest import LogLines, Serve
 from tests.headgate_process import Headgate, ask, eventually, failing
 from tests.redis_server import RedisServer, SlowPath, redis_server
@@ -357,3 +360,25 @@ async def test_redis_holds_nothing_for_ever(serve: Serve, redis: RedisServer) ->
         assert all(key.startswith(b"{headgate}:") for key in keys)
         lasting = [key for key in keys if await client.pttl(key) < 0]
     assert lasting == [b"{headgate}:holders"]
+
+
+async def test_nobody_waits_for_a_redis_that_does_not_even_read(redis: RedisServer) -> None:
+    """When what is written piles up in this machine, reservations end within the time budget all the same, the breaker
+    opens, and when Redis reads again it is asked again."""
+    limiter = SharedLimiter(LimitStore.model_validate({"type": "redis", "url": redis.url}))
+    more_than_sockets_hold = Take("x" * 16_000_000, limit("requests", "sliding_window", 1000, MINUTE), 1)
+    take = more_than_sockets_hold._replace(key="x")
+    await limiter.start()
+    try:
+        redis.freeze()
+        async with asyncio.timeout(STALLED_SECONDS / 2):
+            decided = [await limiter.reserve([more_than_sockets_hold])]
+            decided += await asyncio.gather(*(limiter.reserve([take]) for _ in range(50)))
+        assert all(verdict.granted and not reservation.shared for reservation, verdict in decided)
+        assert limiter.trouble
+        redis.thaw()
+        assert await eventually(lambda: not limiter.trouble, seconds=10)
+        reservation, _ = await limiter.reserve([take])
+        assert reservation.shared
+    finally:
+        await limiter.close()

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 FAILURES_TO_DEGRADE = 3
 TEND_SECONDS = 0.25
-STALLED_SECONDS = 2.0
 LAST_WORDS_SECONDS = 1.0
 MOST_UNSENT = 65_536
 RETRY_AFTER_SECONDS = 1.0
@@ -178,8 +177,6 @@ class SharedLimiter:
 
     async def _tend(self) -> None:
         """Connects where there is no connection, finds out whether Redis is well, and sends what is due."""
-        if self._wire and self._wire.stalled(STALLED_SECONDS):
-            await self._wire.close()
         try:
             if self._wire is None or not self._wire.is_open:
                 self._wire = await self._connected()
