@@ -265,6 +265,67 @@ async def test_a_provider_whose_limit_is_too_small_is_passed_over(serve: Serve) 
     assert first.exchanges == []
 
 
+async def test_each_retry_at_a_provider_is_a_request_of_its_own(serve: Serve) -> None:
+    """However often calls are tried again, a provider never gets more requests than its limit."""
+
+    async def breaks(exchange: Exchange) -> None:
+        await exchange.answer(500, {})
+
+    rule = {"unit": "requests", "limit": 4, "window": MINUTE, "per": ["provider"]}
+    routing = {"retry": {"max_attempts": 5, "base_delay": 0.01}, "breaker": {"consecutive_failures": 0}}
+    async with Vendor(breaks) as vendor:
+        async with serve(providers={"v": at(vendor)}, limits=limits(rule), routing=routing) as headgate:
+            await asyncio.gather(*(failing(headgate.stub.Generate(small())) for _ in range(3)))
+            assert (await failing(headgate.stub.Generate(small()))).reason == "RATE_LIMITED"
+    assert len(vendor.exchanges) == 4
+
+
+async def test_what_exceeds_the_estimate_is_carried_after_a_retry_too(serve: Serve) -> None:
+    """The retry's own reservation is of a request alone: the first one's takes the tokens beyond the estimate."""
+
+    async def breaks_once(exchange: Exchange) -> None:
+        if len(vendor.exchanges) == 1:
+            await exchange.answer(500, {})
+        else:
+            await exchange.answer(200, {**completion(), "usage": usage_chunk(10, 700)["usage"]})
+
+    rules = limits(
+        {"unit": "requests", "limit": 10, "window": MINUTE, "per": ["provider"]},
+        {"unit": "total_tokens", "limit": 1000, "window": MINUTE, "per": ["provider"]},
+    )
+    routing = {"retry": {"max_attempts": 2, "base_delay": 0.01}}
+    async with Vendor(breaks_once) as vendor:
+        async with serve(providers={"v": at(vendor)}, limits=rules, routing=routing) as headgate:
+            told = await trailer(headgate.stub.Generate(small()))
+    used = sum(usage_chunk(10, 700)["usage"][count] for count in ("prompt_tokens", "completion_tokens"))
+    assert used > estimate(small())
+    assert (told["x-ratelimit-remaining-requests"], told["x-ratelimit-remaining-tokens"]) == ("8", str(1000 - used))
+
+
+@pytest.mark.parametrize("by", ["fallback", "rule"])
+async def test_no_way_leads_around_the_limit_of_a_name(serve: Serve, by: str) -> None:
+    """A name's limit counts what comes to it as a fallback, or by a routing rule, like what asks for it."""
+    rule = {"unit": "requests", "limit": 2, "window": MINUTE, "per": ["model"], "only": {"model": ["dear"]}}
+    models = {"cheap": alias("a"), "dear": alias("b")}
+    rerouted = {"rules": [{"models": ["cheap"], "labels": {"to": "dear"}, "model": "dear"}]}
+    if by == "fallback":
+        roundabout = small("cheap")
+        roundabout.routing.MergeFrom(pb.RoutingPolicy(denied_providers=["a"], fallbacks=["dear"]))
+    else:
+        roundabout = small("cheap")
+        roundabout.labels["to"] = "dear"
+    async with Vendor(answers_text) as first, Vendor(answers_text) as second:
+        providers = {"a": at(first), "b": at(second)}
+        async with serve(providers=providers, models=models, limits=limits(rule), routing=rerouted) as headgate:
+            await headgate.stub.Generate(small("dear"))
+            await headgate.stub.Generate(roundabout)
+            failed = [await failing(headgate.stub.Generate(each)) for each in (roundabout, small("dear"))]
+            assert (await headgate.stub.Generate(small("cheap"))).provider == "a"
+    assert [each.reason for each in failed] == ["RATE_LIMITED"] * 2
+    assert failed[0].details["QuotaFailure"].violations[0].subject == "model:dear"
+    assert (len(first.exchanges), len(second.exchanges)) == (1, 2)
+
+
 async def test_only_those_that_a_rule_names_are_limited(serve: Serve) -> None:
     """A rule with patterns leaves all others alone."""
     rule = {"unit": "requests", "limit": 1, "window": MINUTE, "only": {"model": ["v/gpt-*", "v/o3"]}}

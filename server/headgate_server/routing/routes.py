@@ -25,11 +25,15 @@ Request = pb.GenerateRequest | pb.EmbedRequest
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A target of an alias. `weight` is its share where shares count; `arm` names it in experiments."""
+    """A target of an alias. `weight` is its share where shares count; `arm` names it in experiments.
+
+    `asked` is the name that led to it if that is not the one in the request: a fallback, or what a rule says instead.
+    """
 
     target: Target
     weight: float = 1.0
     arm: str = ""
+    asked: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,8 @@ class Routes:
         policy = request.routing
         alias = self._resolve(model, "model")
         candidates = self._ordered(model, alias, policy, known)
+        if model != request.model:
+            candidates = [replace(candidate, asked=model) for candidate in candidates]
         if not (policy.fallbacks or policy.allowed_providers or policy.denied_providers or principal.allowed_providers):
             return Route(_issuers_first(request, candidates), len(candidates), model, alias.hedge_delay)
         own = [candidate for candidate in candidates if _allowed(candidate.target, policy, principal)]
@@ -109,7 +115,7 @@ class Routes:
             fallback = self._resolve(name, f"routing.fallbacks[{index}]")
             for candidate in self._ordered(name, fallback, policy, known):
                 if candidate.target not in taken and _allowed(candidate.target, policy, principal):
-                    fallbacks.setdefault(candidate.target, candidate)
+                    fallbacks.setdefault(candidate.target, replace(candidate, asked=name))
         if not own and not fallbacks:
             raise NoEligibleProvider(f'no provider of model "{request.model}" is allowed for this call')
         return Route([*_issuers_first(request, own), *fallbacks.values()], len(own), model, alias.hedge_delay)
