@@ -122,6 +122,27 @@ async def test_a_call_larger_than_the_limit_is_refused_for_good(serve: Serve) ->
     assert vendor.exchanges == []
 
 
+async def test_what_the_gateway_itself_allows_a_vendor_is_reserved(serve: Serve) -> None:
+    """Where a wire demands a limit of output and the caller has none, the one that is sent counts."""
+    rule = {"unit": "output_tokens", "limit": 20_000, "window": MINUTE}
+    async with Vendor(answers_text) as vendor:
+        provider = {"adapter": "anthropic", "base_url": vendor.base_url}
+        async with serve(providers={"v": provider}, limits=limits(rule)) as headgate:
+            failed = await failing(headgate.stub.Generate(ask("v/m")))
+    assert "the call may take 32000" in failed.message
+    assert vendor.exchanges == []
+
+
+async def test_a_limit_in_provider_options_is_reserved(serve: Serve) -> None:
+    """What callers hand through to the vendor may be more than what they tell the gateway."""
+    rule = {"unit": "output_tokens", "limit": 1000, "window": MINUTE}
+    request = small(most=1)
+    request.provider_options["v"] = '{"max_completion_tokens": 5000}'
+    async with Vendor(answers_text) as vendor, serve(providers={"v": at(vendor)}, limits=limits(rule)) as headgate:
+        assert (await failing(headgate.stub.Generate(request))).reason == "RATE_LIMITED"
+    assert vendor.exchanges == []
+
+
 async def test_a_refused_call_takes_nothing_from_any_limit(serve: Serve) -> None:
     """All limits are checked before anything is taken from one; each that has no room is named."""
     rules = limits(
