@@ -347,6 +347,37 @@ async def test_no_way_leads_around_the_limit_of_a_name(serve: Serve, by: str) ->
     assert (len(first.exchanges), len(second.exchanges)) == (1, 2)
 
 
+async def test_retries_and_fallbacks_at_once_never_pass_a_limit(serve: Serve) -> None:
+    """Of 40 calls at once that use all that they may, fail, are tried again and fall back, the vendors never get more
+    requests, and never write more for a name, than is allowed."""
+    most = 100
+
+    async def breaks_every_other_time(exchange: Exchange) -> None:
+        if len(first.exchanges) % 2:
+            await exchange.answer(500, {})
+        else:
+            await exchange.answer(200, {**completion(), "usage": usage_chunk(1, most)["usage"]})
+
+    async def uses_all(exchange: Exchange) -> None:
+        await exchange.answer(200, {**completion(), "usage": usage_chunk(1, most)["usage"]})
+
+    rules = limits(
+        {"unit": "requests", "limit": 9, "window": MINUTE, "per": ["provider"], "only": {"provider": ["a"]}},
+        {"unit": "output_tokens", "limit": 7 * most, "window": MINUTE, "per": ["model"], "only": {"model": ["dear"]}},
+    )
+    routing = {"retry": {"max_attempts": 3, "base_delay": 0.01}, "breaker": {"consecutive_failures": 0}}
+    request = small("cheap", most=most)
+    request.routing.fallbacks.append("dear")
+    async with Vendor(breaks_every_other_time) as first, Vendor(uses_all) as second:
+        sections = {"models": {"cheap": alias("a"), "dear": alias("b")}, "limits": rules}
+        async with serve(providers={"a": at(first), "b": at(second)}, routing=routing, **sections) as headgate:
+            calls = [headgate.stub.Generate(request) for _ in range(40)]
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+    answered = [answer.provider for answer in answers if not isinstance(answer, BaseException)]
+    assert len(first.exchanges) == 9
+    assert answered.count("b") == len(second.exchanges) == 7
+
+
 async def test_only_those_that_a_rule_names_are_limited(serve: Serve) -> None:
     """A rule with patterns leaves all others alone."""
     rule = {"unit": "requests", "limit": 1, "window": MINUTE, "only": {"model": ["v/gpt-*", "v/o3"]}}
