@@ -99,6 +99,53 @@ def test_a_mistake_is_named_with_its_line(tmp_path: Path, section: str, problem:
     assert SECRET not in only
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"redis://:{SECRET}/{SECRET}@redis:6379",
+        f"redis://user:{SECRET}/{SECRET}@redis",
+        f"redis://user:12/{SECRET}@redis",
+        f"redis://user:12?{SECRET}@redis",
+        f"redis://user:12#{SECRET}@redis",
+        f"redis://:{SECRET}@{SECRET}@redis",
+        f"redis://:{SECRET}@[redis",
+        f"redis://:{SECRET}@redis/zero",
+        f"redis://:{SECRET}@redis?db=zero",
+        f"redis://:{SECRET}@redis?socket_timeout={SECRET}",
+        f"redis://:{SECRET}@redis?{SECRET}=1",
+        f"redis://:{SECRET}@redis?max_connections=0.5",
+    ],
+)
+@pytest.mark.parametrize("place", ["file", "environment"])
+def test_an_address_that_redis_cannot_use_is_one_problem_without_its_password(
+    tmp_path: Path, url: str, place: str
+) -> None:
+    """At the start, not at the first call, whatever the library would say of it."""
+    if place == "file":
+        (tmp_path / "redis-url").write_text(url)
+        (only,) = problems(tmp_path, "  store: {type: redis, url_file: redis-url}")
+    else:
+        (only,) = problems(tmp_path, '  store: {type: redis, url: "${URL}"}', URL=url)
+    assert "must be a redis, rediss or unix URL" in only
+    assert SECRET not in only
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"redis://:{SECRET}%2F%40@redis:6379/3",
+        f"rediss://user:{SECRET}@redis?ssl_ca_certs=/ca.pem",
+        "redis://[::1]:6379?db=2",
+        f"unix://user:{SECRET}@/run/redis.sock?db=1",
+    ],
+)
+def test_an_address_that_redis_can_use_is_taken(tmp_path: Path, url: str) -> None:
+    """With escapes, options and sockets."""
+    store = read(tmp_path, '  store: {type: redis, url: "${URL}"}', URL=url).limits.store
+    assert store.url is not None
+    assert store.url.get_secret_value() == url
+
+
 def test_two_rules_on_one_counter_are_refused(tmp_path: Path) -> None:
     """They would count every call twice; the order of scopes and patterns makes no difference."""
     section = """  rules:

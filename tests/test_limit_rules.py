@@ -8,13 +8,17 @@ import pytest
 from google.rpc import status_pb2
 from headgate import v1 as pb
 
-from headgate_server.config import Config, Limit, LimitRule
+from headgate_server.config import Limit, LimitRule
+from headgate_server.config.limits import LimitEstimate
 from headgate_server.errors import RateLimited, ReachedLimit
 from headgate_server.interceptors.status import MAX_DETAILS_BYTES, to_status
 from headgate_server.limits import truth
 from headgate_server.limits.estimate import TOOL_PROMPT_TOKENS, Estimator
 from headgate_server.limits.rules import Rules, Scoped
 from headgate_server.principal import ANONYMOUS, Principal
+from headgate_server.providers.base import Target
+from headgate_server.providers.hosts import Host
+from headgate_server.routing import AliasRoute, Candidate, Routes, Rule
 from tests.headgate_process import ask
 
 ACME = Principal(tenant="acme", key_id="k1")
@@ -110,15 +114,23 @@ def test_a_caller_s_own_limits_are_added() -> None:
 
 
 def estimator(**estimate: Any) -> Estimator:
-    """An estimator with a catalog of two models, and an alias of both."""
-    card = {"m": {"max_output_tokens": 1000}, "n": {"max_output_tokens": 3000}}
-    targets = [{"provider": "v", "model": model} for model in ("m", "n")]
-    config = {
-        "providers": {"v": {"adapter": "mock", "catalog": card}},
-        "models": {"both": {"targets": targets}, "some": {"targets": [*targets, {"provider": "v", "model": "x"}]}},
-        "limits": {"estimate": estimate},
-    }
-    return Estimator(Config.model_validate(config))
+    """Two models that have cards, aliases of them, and a provider that sends a limit of 32,000 of its own."""
+
+    def target(provider: str, model: str) -> Target:
+        return Target(provider, model, Host("v", "mock", ""), provider)
+
+    def alias(*models: str) -> AliasRoute:
+        return AliasRoute([Candidate(target("v", model)) for model in models])
+
+    aliases = {"both": alias("m", "n"), "some": alias("m", "n", "x"), "any-*": alias("*")}
+    cards = {"m": 1000, "n": 3000}
+    routes = Routes(aliases, target, [Rule("v/n", {"rule": "yes"}, ["v/m"])])
+    return Estimator(
+        LimitEstimate(**estimate),
+        routes.targets,
+        lambda target: cards.get(target.model),
+        lambda target: 32_000 if target.provider == "strict" else None,
+    )
 
 
 def test_text_has_no_more_tokens_than_bytes() -> None:
@@ -147,6 +159,47 @@ def test_text_has_no_more_tokens_than_bytes() -> None:
 def test_output_is_what_was_asked_for_or_what_the_model_can(model: str, config: dict[str, Any], expected: int) -> None:
     """max_output_tokens of the caller, else the most of the targets' cards, else the configured default."""
     assert estimator().amounts(ask(model, config=pb.GenerationConfig(**config)))["output_tokens"] == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "expected"),
+    [
+        ("any-m", {}, 1000),
+        ("any-x", {}, 4096),
+        ("strict/x", {}, 32_000),
+        ("strict/m", {}, 1000),
+        ("strict/x", {"reasoning": pb.ReasoningConfig(budget_tokens=50_000)}, 82_000),
+        ("v/m", {"routing": pb.RoutingPolicy(fallbacks=["v/n"])}, 3000),
+        ("v/m", {"routing": pb.RoutingPolicy(fallbacks=["strict/x", "nobody"])}, 32_000),
+        ("v/m", {"labels": {"rule": "yes"}}, 3000),
+        ("nobody", {}, 4096),
+    ],
+)
+def test_output_is_what_any_target_can_that_may_answer(model: str, fields: dict[str, Any], expected: int) -> None:
+    """Those of wildcards, fallbacks and routing rules, too; an adapter's own limit counts where no card says less."""
+    assert estimator().amounts(ask(model, **fields))["output_tokens"] == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ('{"max_tokens": 500}', 500),
+        ('{"max_completion_tokens": 500}', 500),
+        ('{"max_output_tokens": 500, "max_tokens": 9}', 500),
+        ('{"generationConfig": {"maxOutputTokens": 500, "candidateCount": 2}}', 1000),
+        ('{"n": 3}', 30),
+        ('{"max_tokens": 3}', 10),
+        ('{"max_tokens": 1e300}', 2**31 - 1),
+        ('{"max_tokens": "500", "n": null}', 10),
+        ("[1]", 10),
+        ("no JSON", 10),
+        ("[" * 100_000, 10),
+    ],
+)
+def test_limits_in_provider_options_count_where_they_are_larger(options: str, expected: int) -> None:
+    """They replace what the gateway writes, so whoever states more there may use more."""
+    request = ask("v/m", config=pb.GenerationConfig(max_output_tokens=10), provider_options={"v": options})
+    assert estimator().amounts(request)["output_tokens"] == expected
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,27 @@ async def test_a_call_larger_than_the_limit_is_refused_for_good(serve: Serve) ->
     assert vendor.exchanges == []
 
 
+async def test_what_the_gateway_itself_allows_a_vendor_is_reserved(serve: Serve) -> None:
+    """Where a wire demands a limit of output and the caller has none, the one that is sent counts."""
+    rule = {"unit": "output_tokens", "limit": 20_000, "window": MINUTE}
+    async with Vendor(answers_text) as vendor:
+        provider = {"adapter": "anthropic", "base_url": vendor.base_url}
+        async with serve(providers={"v": provider}, limits=limits(rule)) as headgate:
+            failed = await failing(headgate.stub.Generate(ask("v/m")))
+    assert "the call may take 32000" in failed.message
+    assert vendor.exchanges == []
+
+
+async def test_a_limit_in_provider_options_is_reserved(serve: Serve) -> None:
+    """What callers hand through to the vendor may be more than what they tell the gateway."""
+    rule = {"unit": "output_tokens", "limit": 1000, "window": MINUTE}
+    request = small(most=1)
+    request.provider_options["v"] = '{"max_completion_tokens": 5000}'
+    async with Vendor(answers_text) as vendor, serve(providers={"v": at(vendor)}, limits=limits(rule)) as headgate:
+        assert (await failing(headgate.stub.Generate(request))).reason == "RATE_LIMITED"
+    assert vendor.exchanges == []
+
+
 async def test_a_refused_call_takes_nothing_from_any_limit(serve: Serve) -> None:
     """All limits are checked before anything is taken from one; each that has no room is named."""
     rules = limits(
@@ -264,6 +285,98 @@ async def test_a_provider_whose_limit_is_too_small_is_passed_over(serve: Serve) 
             failed = await failing(headgate.stub.Generate(small("a/m")))
     assert (failed.reason, failed.trailer["grpc-retry-pushback-ms"]) == ("RATE_LIMITED", "-1")
     assert first.exchanges == []
+
+
+async def test_each_retry_at_a_provider_is_a_request_of_its_own(serve: Serve) -> None:
+    """However often calls are tried again, a provider never gets more requests than its limit."""
+
+    async def breaks(exchange: Exchange) -> None:
+        await exchange.answer(500, {})
+
+    rule = {"unit": "requests", "limit": 4, "window": MINUTE, "per": ["provider"]}
+    routing = {"retry": {"max_attempts": 5, "base_delay": 0.01}, "breaker": {"consecutive_failures": 0}}
+    async with Vendor(breaks) as vendor:
+        async with serve(providers={"v": at(vendor)}, limits=limits(rule), routing=routing) as headgate:
+            await asyncio.gather(*(failing(headgate.stub.Generate(small())) for _ in range(3)))
+            assert (await failing(headgate.stub.Generate(small()))).reason == "RATE_LIMITED"
+    assert len(vendor.exchanges) == 4
+
+
+async def test_what_exceeds_the_estimate_is_carried_after_a_retry_too(serve: Serve) -> None:
+    """The retry's own reservation is of a request alone: the first one's takes the tokens beyond the estimate."""
+
+    async def breaks_once(exchange: Exchange) -> None:
+        if len(vendor.exchanges) == 1:
+            await exchange.answer(500, {})
+        else:
+            await exchange.answer(200, {**completion(), "usage": usage_chunk(10, 700)["usage"]})
+
+    rules = limits(
+        {"unit": "requests", "limit": 10, "window": MINUTE, "per": ["provider"]},
+        {"unit": "total_tokens", "limit": 1000, "window": MINUTE, "per": ["provider"]},
+    )
+    routing = {"retry": {"max_attempts": 2, "base_delay": 0.01}}
+    async with Vendor(breaks_once) as vendor:
+        async with serve(providers={"v": at(vendor)}, limits=rules, routing=routing) as headgate:
+            told = await trailer(headgate.stub.Generate(small()))
+    used = sum(usage_chunk(10, 700)["usage"][count] for count in ("prompt_tokens", "completion_tokens"))
+    assert used > estimate(small())
+    assert (told["x-ratelimit-remaining-requests"], told["x-ratelimit-remaining-tokens"]) == ("8", str(1000 - used))
+
+
+@pytest.mark.parametrize("by", ["fallback", "rule"])
+async def test_no_way_leads_around_the_limit_of_a_name(serve: Serve, by: str) -> None:
+    """A name's limit counts what comes to it as a fallback, or by a routing rule, like what asks for it."""
+    rule = {"unit": "requests", "limit": 2, "window": MINUTE, "per": ["model"], "only": {"model": ["dear"]}}
+    models = {"cheap": alias("a"), "dear": alias("b")}
+    rerouted = {"rules": [{"models": ["cheap"], "labels": {"to": "dear"}, "model": "dear"}]}
+    if by == "fallback":
+        roundabout = small("cheap")
+        roundabout.routing.MergeFrom(pb.RoutingPolicy(denied_providers=["a"], fallbacks=["dear"]))
+    else:
+        roundabout = small("cheap")
+        roundabout.labels["to"] = "dear"
+    async with Vendor(answers_text) as first, Vendor(answers_text) as second:
+        providers = {"a": at(first), "b": at(second)}
+        async with serve(providers=providers, models=models, limits=limits(rule), routing=rerouted) as headgate:
+            await headgate.stub.Generate(small("dear"))
+            await headgate.stub.Generate(roundabout)
+            failed = [await failing(headgate.stub.Generate(each)) for each in (roundabout, small("dear"))]
+            assert (await headgate.stub.Generate(small("cheap"))).provider == "a"
+    assert [each.reason for each in failed] == ["RATE_LIMITED"] * 2
+    assert failed[0].details["QuotaFailure"].violations[0].subject == "model:dear"
+    assert (len(first.exchanges), len(second.exchanges)) == (1, 2)
+
+
+async def test_retries_and_fallbacks_at_once_never_pass_a_limit(serve: Serve) -> None:
+    """Of 40 calls at once that use all that they may, fail, are tried again and fall back, the vendors never get more
+    requests, and never write more for a name, than is allowed."""
+    most = 100
+
+    async def breaks_every_other_time(exchange: Exchange) -> None:
+        if len(first.exchanges) % 2:
+            await exchange.answer(500, {})
+        else:
+            await exchange.answer(200, {**completion(), "usage": usage_chunk(1, most)["usage"]})
+
+    async def uses_all(exchange: Exchange) -> None:
+        await exchange.answer(200, {**completion(), "usage": usage_chunk(1, most)["usage"]})
+
+    rules = limits(
+        {"unit": "requests", "limit": 9, "window": MINUTE, "per": ["provider"], "only": {"provider": ["a"]}},
+        {"unit": "output_tokens", "limit": 7 * most, "window": MINUTE, "per": ["model"], "only": {"model": ["dear"]}},
+    )
+    routing = {"retry": {"max_attempts": 3, "base_delay": 0.01}, "breaker": {"consecutive_failures": 0}}
+    request = small("cheap", most=most)
+    request.routing.fallbacks.append("dear")
+    async with Vendor(breaks_every_other_time) as first, Vendor(uses_all) as second:
+        sections = {"models": {"cheap": alias("a"), "dear": alias("b")}, "limits": rules}
+        async with serve(providers={"a": at(first), "b": at(second)}, routing=routing, **sections) as headgate:
+            calls = [headgate.stub.Generate(request) for _ in range(40)]
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+    answered = [answer.provider for answer in answers if not isinstance(answer, BaseException)]
+    assert len(first.exchanges) == 9
+    assert answered.count("b") == len(second.exchanges) == 7
 
 
 async def test_only_those_that_a_rule_names_are_limited(serve: Serve) -> None:

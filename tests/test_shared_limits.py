@@ -16,7 +16,10 @@ import pytest
 from headgate import v1 as pb
 from redis.asyncio import Redis
 
-from headgate_server.config import Config
+from headgate_server.config import Config, LimitStore
+from headgate_server.limits.quota import Algorithm, Take, limit
+from headgate_server.limits.shared import MOST_OWED, OWED_AT_ONCE, SharedLimiter
+from headgate_server.limits.wire import STALLED_SECONDS
 from tests.conftest import LogLines, Serve
 from tests.headgate_process import Headgate, ask, eventually, failing
 from tests.redis_server import RedisServer, SlowPath, redis_server
@@ -357,3 +360,62 @@ async def test_redis_holds_nothing_for_ever(serve: Serve, redis: RedisServer) ->
         assert all(key.startswith(b"{headgate}:") for key in keys)
         lasting = [key for key in keys if await client.pttl(key) < 0]
     assert lasting == [b"{headgate}:holders"]
+
+
+async def test_nobody_waits_for_a_redis_that_does_not_even_read(redis: RedisServer) -> None:
+    """When what is written piles up in this machine, reservations end within the time budget all the same, the breaker
+    opens, and when Redis reads again it is asked again."""
+    limiter = SharedLimiter(LimitStore.model_validate({"type": "redis", "url": redis.url}))
+    more_than_sockets_hold = Take("x" * 16_000_000, limit("requests", "sliding_window", 1000, MINUTE), 1)
+    take = more_than_sockets_hold._replace(key="x")
+    await limiter.start()
+    try:
+        redis.freeze()
+        async with asyncio.timeout(STALLED_SECONDS / 2):
+            decided = [await limiter.reserve([more_than_sockets_hold])]
+            decided += await asyncio.gather(*(limiter.reserve([take]) for _ in range(50)))
+        assert all(verdict.granted and not reservation.shared for reservation, verdict in decided)
+        assert limiter.trouble
+        redis.thaw()
+        assert await eventually(lambda: not limiter.trouble, seconds=10)
+        reservation, _ = await limiter.reserve([take])
+        assert reservation.shared
+    finally:
+        await limiter.close()
+
+
+async def use(limiter: SharedLimiter, key: str, algorithm: Algorithm, used: int) -> None:
+    """One call that takes one, and has used so much in the end."""
+    reservation, _ = await limiter.reserve([Take(key, limit("requests", algorithm, 1000, MINUTE), 1)])
+    limiter.settle(reservation, [used])
+
+
+async def test_redis_is_told_in_small_pieces_and_only_of_what_was_used(redis: RedisServer) -> None:
+    """Neither what was given back nor places that are free again are worth a word; the rest does not hold up calls."""
+    limiter = SharedLimiter(LimitStore.model_validate({"type": "redis", "url": redis.url}))
+    counters = OWED_AT_ONCE * 2 + 5
+    for n in range(counters):
+        await use(limiter, f"used {n}", "sliding_window", 1)
+        await use(limiter, f"unused {n}", "sliding_window", 0)
+        await use(limiter, f"place {n}", "concurrency", 1)
+    await limiter.start()
+    try:
+        takes = [Take(f"used {n}", limit("requests", "sliding_window", 1000, MINUTE), 1) for n in range(counters)]
+        _, verdict = await limiter.reserve(takes)
+        assert [standing.used for standing in verdict.standings] == [2] * counters
+        async with Redis(port=redis.port) as client:
+            assert len([key async for key in client.scan_iter("*charged:*")]) == 3
+    finally:
+        await limiter.close()
+
+
+async def test_what_redis_is_to_be_told_is_bounded(logged: LogLines) -> None:
+    """Callers whose counters are too many to be kept are not; the log says that something was lost."""
+    limiter = SharedLimiter(LimitStore.model_validate({"type": "redis", "url": "redis://127.0.0.1:1"}))
+    for n in range(MOST_OWED):
+        await use(limiter, str(n), "sliding_window", 1)
+    assert "settlement_lost" not in [line["event"] for line in logged.lines]
+    await use(limiter, "0", "sliding_window", 1)
+    assert "settlement_lost" not in [line["event"] for line in logged.lines]
+    await use(limiter, "one more", "sliding_window", 1)
+    assert "settlement_lost" in [line["event"] for line in logged.lines]

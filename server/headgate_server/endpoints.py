@@ -53,6 +53,12 @@ class Endpoint:
     headers: Mapping[str, str] = field(repr=False)
     credential: Credential | None = None
 
+    @property
+    def default_max_output_tokens(self) -> int | None:
+        """The limit that the adapter sends where the caller has none, if it does."""
+        default: int | None = getattr(self.adapter, "DEFAULT_MAX_OUTPUT_TOKENS", None)
+        return default
+
     def authentication(self, caller_key: str = "") -> Mapping[str, str]:
         """The headers that authenticate a call: with the caller's own key, or as the configuration says.
 

@@ -210,13 +210,13 @@ class LargerThanLimit(RateLimited):
 
 
 class ProviderLimitReached(RateLimited):
-    """A limit on what goes to one provider has no room; another provider may."""
+    """A limit on what goes to one provider, or to a fallback's name, has no room; another target may."""
 
     other_target = True
 
 
 class LargerThanProviderLimit(ProviderLimitReached):
-    """The call alone is more than a limit on what goes to one provider ever holds."""
+    """The call alone is more than a limit on one provider, or on a fallback's name, ever holds."""
 
     retryable = False
 

@@ -311,10 +311,11 @@ def _content_filter_moves_on(request: Request) -> bool:
 def _limited(
     limits: CallLimits, answer_from: Callable[[Turn], Coroutine[Any, Any, T]]
 ) -> Callable[[Turn], Coroutine[Any, Any, T]]:
-    """Answers if the limits have room for one more try, and for the provider that it goes to."""
+    """Answers if the limits have room for one more try, for the provider that it goes to and the name it came by."""
 
     async def answer_within_limits(turn: Turn) -> T:
-        await limits.attempt(turn.option.candidate.target.provider)
+        candidate = turn.option.candidate
+        await limits.attempt(candidate.target, candidate.asked)
         return await answer_from(turn)
 
     return answer_within_limits

@@ -21,6 +21,7 @@ from headgate_server.endpoints import Endpoint, cards, endpoint, target_policy
 from headgate_server.gateway import Gateway
 from headgate_server.health_checks import HealthChecker
 from headgate_server.identity.identity import Identity
+from headgate_server.limits.estimate import Estimator
 from headgate_server.limits.policy import LimitPolicy
 from headgate_server.providers.base import Target
 from headgate_server.resilience.health import ProviderRecord
@@ -52,7 +53,6 @@ class Runtime:
 
     def __init__(self, config: Config, previous: Runtime | None = None) -> None:
         self.config = config
-        self.limits: LimitPolicy = LimitPolicy(config, previous.limits if previous else None)
         kept = previous.providers if previous else {}
         files = {name: _contents(provider) for name, provider in config.providers.items()}
         self.providers: dict[str, ServedProvider] = {
@@ -68,6 +68,9 @@ class Runtime:
         )
         catalog = _catalog(config, endpoints)
         routes = _routes(config, endpoints)
+        self.limits: LimitPolicy = LimitPolicy(
+            config, _estimator(config, endpoints, routes), previous.limits if previous else None
+        )
         self.gateway = Gateway(
             routes,
             self.upstream,
@@ -160,6 +163,17 @@ def _routes(config: Config, endpoints: Mapping[str, Endpoint]) -> Routes:
     }
     rules = [Rule(rule.model, rule.labels, rule.models) for rule in config.routing.rules]
     return Routes(aliases, provider_target, rules)
+
+
+def _estimator(config: Config, endpoints: Mapping[str, Endpoint], routes: Routes) -> Estimator:
+    def card_output(target: Target) -> int | None:
+        card = config.providers[target.provider].catalog.get(target.model)
+        return card.max_output_tokens if card else None
+
+    def default_output(target: Target) -> int | None:
+        return endpoints[target.provider].default_max_output_tokens
+
+    return Estimator(config.limits.estimate, routes.targets, card_output, default_output)
 
 
 def _named_targets(config: Config, endpoints: Mapping[str, Endpoint]) -> Iterator[Target]:

@@ -83,7 +83,7 @@ class LimitEstimate(Section):
     bytes_per_token: Annotated[float, Field(ge=0.1, le=16)] = 1.0
     """Bytes of text in a token. No tokenizer makes more tokens than bytes; English text has about 4 to a token."""
     output_tokens: CountFromZero = 4096
-    """Output where neither the caller nor the model's catalog card has a max_output_tokens."""
+    """Output where neither the caller, the model's catalog card nor the provider's adapter sets a limit."""
     image_tokens: CountFromZero = 5000
     """Input of an image."""
     audio_tokens: CountFromZero = 20_000

@@ -20,6 +20,7 @@ MASK = "********"
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _API_VERSION = re.compile(r"[0-9a-z.-]*")
+_DATABASE = re.compile(r"/?[0-9]*")
 _KEY_PREFIX = re.compile(r"[!-z]*\{[!-z]+\}[!-~]*")
 _PROVIDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -133,10 +134,31 @@ def _proxy_url(text: str) -> str:
 
 
 def _redis_url(secret: SecretStr) -> SecretStr:
-    url = urlsplit(secret.get_secret_value())
-    if url.scheme not in ("redis", "rediss", "unix") or not (url.hostname or (url.scheme == "unix" and url.path)):
-        raise ValueError("must be a redis, rediss or unix URL, such as redis://redis.example.com:6379/0")
+    if not _is_redis_url(secret.get_secret_value()):
+        raise ValueError(
+            "must be a redis, rediss or unix URL, such as redis://redis.example.com:6379/0, with options that redis-py "
+            "knows; in a password, /, ?, # and @ are written %2F, %3F, %23 and %40"
+        )
     return secret
+
+
+def _is_redis_url(text: str) -> bool:
+    """Whether redis-py takes it as it is meant; what is wrong is not said, for that may quote the password."""
+    try:
+        url = urlsplit(text)
+        named = url.hostname or (url.scheme == "unix" and url.path)
+        cut_short = url.netloc.count("@") > 1 or "@" in url.path + url.query or url.fragment
+        if url.scheme not in ("redis", "rediss", "unix") or not named or cut_short or url.port == 0:
+            return False
+        if url.scheme != "unix" and not _DATABASE.fullmatch(url.path):
+            return False
+        if find_spec("redis"):
+            from redis.asyncio.connection import ConnectionPool  # an extra
+
+            ConnectionPool.from_url(text).make_connection()  # type: ignore[no-untyped-call]  # redis-py leaves it so
+    except Exception:  # whatever the library makes of it
+        return False
+    return True
 
 
 def _store_type(store: str) -> str:

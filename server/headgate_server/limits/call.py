@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from headgate import v1 as pb
 
@@ -19,8 +20,8 @@ from headgate_server.limits.limiter import Limiter, Reservation
 from headgate_server.limits.quota import MICROS, NEVER, Limit, Standing, Take
 from headgate_server.limits.rules import Rules, Scoped
 from headgate_server.principal import Principal
+from headgate_server.providers.base import Target
 
-ALL_PROVIDERS = ""
 NAMES = {"requests": "requests", **dict.fromkeys(truth.TOKENS, "tokens")}
 FOR_GOOD: dict[type[RateLimited], type[RateLimited]] = {
     RateLimited: LargerThanLimit,
@@ -28,11 +29,21 @@ FOR_GOOD: dict[type[RateLimited], type[RateLimited]] = {
 }
 
 
+class Share(NamedTuple):
+    """The part of a call that goes to this provider, and that came to it by this name; empty is any."""
+
+    provider: str = ""
+    name: str = ""
+
+
+WHOLE = Share()
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
-    """One reservation of the call: for what goes to this provider, or to all together."""
+    """One reservation of the call, for this share of it."""
 
-    provider: str
+    share: Share
     reservation: Reservation
     standings: Sequence[Standing]
 
@@ -44,8 +55,9 @@ class Held:
 class CallLimits:
     """What one call holds.
 
-    The estimate is reserved once for the call, again for whatever is sent while an earlier attempt may still use its
-    own, and once for each provider that is limited as such.
+    The estimate is reserved once for the call, and again for what is sent after or beside an attempt that may have
+    used it up. The same goes for each provider that is limited as such, where every attempt is a request, and for each
+    other name whose targets are asked: a fallback's, or the one that a rule put in place of the caller's.
     """
 
     def __init__(
@@ -65,6 +77,8 @@ class CallLimits:
         self._attempts = attempts
         self._of_call = rules.of_call(principal, model)
         self._tries = 0
+        self._names: dict[tuple[str, str], str] = {}
+        """By which name the call came to a target."""
         self._held: list[Held] = []
         self._rule_of: dict[str, str] = {}
         self._standings: dict[str, tuple[Limit, Standing, int]] = {}
@@ -76,42 +90,65 @@ class CallLimits:
         Raises:
             RateLimited: there is no room in some limit, and nothing was taken from any.
         """
-        await self._reserve(ALL_PROVIDERS, self._of_call, self._estimate, RateLimited)
+        await self._reserve(WHOLE, self._of_call, self._estimate, RateLimited)
 
-    async def attempt(self, provider: str) -> None:
-        """Reserves for what is about to be sent to this provider.
+    async def attempt(self, target: Target, name: str = "") -> None:
+        """Reserves for what is about to be sent to this target, to which the call came by `name`, or by its own.
 
         Raises:
-            ProviderLimitReached: there is no room for it at this provider.
+            ProviderLimitReached: there is no room for it at this provider, or under this name.
             RateLimited: earlier attempts have used what was reserved, and there is no room for more.
         """
         self._tries += 1
+        self._names[target.provider, target.model] = name or self._model
         if self._attempts:
-            used = truth.of_attempts(self._attempts, self._estimate, self._tries)
-            needed = {unit: used[unit] + self._estimate[unit] - self._reserved(unit) for unit in truth.TOKENS}
-            await self._reserve(ALL_PROVIDERS, self._of_call, needed, RateLimited)
-        scoped = self._rules.of_attempt(self._principal, self._model, provider)
-        if scoped and all(held.provider != provider for held in self._held):
-            await self._reserve(provider, scoped, self._estimate, ProviderLimitReached)
+            await self._reserve(WHOLE, self._of_call, self._needed(WHOLE), RateLimited)
+        for share, scoped in self._shares(target.provider, name or self._model):
+            if scoped:
+                await self._reserve(share, scoped, self._needed(share), ProviderLimitReached)
+
+    def _shares(self, provider: str, name: str) -> Iterator[tuple[Share, Sequence[Scoped]]]:
+        """What limits an attempt beside what limits the whole call; no counter twice."""
+        at_provider = self._rules.of_attempt(self._principal, self._model, provider)
+        yield Share(provider), at_provider
+        if name != self._model:
+            yield Share(name=name), _others(self._rules.of_call(self._principal, name), self._of_call)
+            of_both = self._rules.of_attempt(self._principal, name, provider)
+            yield Share(provider, name), _others(of_both, at_provider)
+
+    def _needed(self, share: Share) -> dict[str, int]:
+        """What is to be reserved so that one more attempt has room beside all that earlier ones may have used."""
+        used = self._used(share)
+        most = {unit: used[unit] + self._estimate[unit] for unit in truth.TOKENS}
+        most["requests"] = used["requests"] + 1 if share.provider else 1
+        most["concurrency"] = 1
+        return {unit: amount - self._reserved(share, unit) for unit, amount in most.items()}
 
     def settle(self) -> None:
         """Counts what the call has used, and gives back the rest."""
-        for provider in dict.fromkeys([held.provider for held in self._held]):
-            several = [held for held in self._held if held.provider == provider]
-            used = self._used(provider)
-            for held in several[:-1]:
-                self._settle(held, {unit: min(amount, held.amount(unit)) for unit, amount in used.items()})
-                used = {unit: max(0, amount - held.amount(unit)) for unit, amount in used.items()}
-            self._settle(several[-1], used)
+        for share in dict.fromkeys([held.share for held in self._held]):
+            several = [held for held in self._held if held.share == share]
+            used = self._used(share)
+            for n, held in enumerate(several, 1):
+                part = {
+                    unit: min(amount, held.amount(unit)) if any(later.amount(unit) for later in several[n:]) else amount
+                    for unit, amount in used.items()
+                }
+                self._settle(held, part)
+                used = {unit: amount - part[unit] for unit, amount in used.items()}
 
-    def _used(self, provider: str) -> dict[str, int]:
-        most_estimates = max(self._tries, 1)
-        if provider != ALL_PROVIDERS:
-            attempts = [attempt for attempt in self._attempts if attempt.provider == provider]
-            return truth.of_attempts(attempts, self._estimate, most_estimates)
-        used = truth.of_attempts(self._attempts, self._estimate, most_estimates)
-        used["requests"] = min(used["requests"], 1)
+    def _used(self, share: Share) -> dict[str, int]:
+        """What the attempts of this share have used; but for providers a call is one request, however often sent."""
+        attempts = [attempt for attempt in self._attempts if self._is_of(share, attempt)]
+        used = truth.of_attempts(attempts, self._estimate, max(self._tries, 1))
+        if not share.provider:
+            used["requests"] = min(used["requests"], 1)
         return used
+
+    def _is_of(self, share: Share, attempt: pb.Attempt) -> bool:
+        if share.provider and share.provider != attempt.provider:
+            return False
+        return not share.name or share.name == self._names.get((attempt.provider, attempt.model))
 
     def decisions(self) -> Iterator[tuple[str, bool, float]]:
         """Of each rule that was asked: its name, whether it had room, and the share of it that is left by now."""
@@ -137,7 +174,7 @@ class CallLimits:
         return trailer
 
     async def _reserve(
-        self, provider: str, scoped: Sequence[Scoped], amounts: Mapping[str, int], refusal: type[RateLimited]
+        self, share: Share, scoped: Sequence[Scoped], amounts: Mapping[str, int], refusal: type[RateLimited]
     ) -> None:
         takes = [
             Take(each.key, each.limit, amount) for each in scoped if (amount := amounts.get(each.limit.unit, 0)) > 0
@@ -151,10 +188,10 @@ class CallLimits:
                 self._standings[take.key] = (take.limit, standing, 0)
             subjects = {each.key: each.subject for each in scoped}
             raise _refused(takes, verdict.standings, subjects, refusal)
-        self._held.append(Held(provider, reservation, verdict.standings))
+        self._held.append(Held(share, reservation, verdict.standings))
 
-    def _reserved(self, unit: str) -> int:
-        return sum(held.amount(unit) for held in self._held if held.provider == ALL_PROVIDERS)
+    def _reserved(self, share: Share, unit: str) -> int:
+        return sum(held.amount(unit) for held in self._held if held.share == share)
 
     def _settle(self, held: Held, used: Mapping[str, int]) -> None:
         amounts = []
@@ -164,6 +201,11 @@ class CallLimits:
             given_back = self._standings[key][2] if key in self._standings else 0
             self._standings[key] = (limit, standing, given_back + taken - amount)
         self._limiter.settle(held.reservation, amounts)
+
+
+def _others(scoped: Sequence[Scoped], counted: Sequence[Scoped]) -> Sequence[Scoped]:
+    keys = {each.key for each in counted}
+    return [each for each in scoped if each.key not in keys]
 
 
 def _refused(

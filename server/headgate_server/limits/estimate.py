@@ -2,17 +2,20 @@
 
 Nothing is tokenized: text has no more tokens than bytes, whatever the vendor, and media and output have written
 defaults. The encoded size of the request stands for its text; what the encoding adds stands for the few tokens that
-vendors put around each message.
+vendors put around each message. Where several targets may answer, the one that can use most counts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
+import msgspec
 from headgate import v1 as pb
 
-from headgate_server.config import Config
+from headgate_server.config.limits import LimitEstimate
+from headgate_server.providers.base import Target
 from headgate_server.providers.media import media_kind
 
 Request = pb.GenerateRequest | pb.EmbedRequest
@@ -21,12 +24,29 @@ TOOL_PROMPT_TOKENS = 600
 """Some vendors write a system prompt of their own around tools, of up to about so many tokens."""
 
 
-class Estimator:
-    """Estimates by the settings and the model cards of one configuration."""
+OUTPUT_CAPS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens")
+CANDIDATE_COUNTS = ("n", "candidate_count", "candidateCount")
+MOST = 2**31 - 1
 
-    def __init__(self, config: Config) -> None:
-        self._settings = config.limits.estimate
-        self._most_output = most_output(config)
+
+class Estimator:
+    """Estimates by the settings of one configuration and by what may answer.
+
+    `targets` are all that may answer a request; `card_output` is the most output of one of them as far as it is known,
+    `default_output` what its adapter sends where the caller has no limit.
+    """
+
+    def __init__(
+        self,
+        settings: LimitEstimate,
+        targets: Callable[[Request], Iterable[Target]],
+        card_output: Callable[[Target], int | None],
+        default_output: Callable[[Target], int | None],
+    ) -> None:
+        self._settings = settings
+        self._targets = targets
+        self._card_output = card_output
+        self._default_output = default_output
 
     def amounts(self, request: Request) -> dict[str, int]:
         """The most of each unit."""
@@ -65,27 +85,43 @@ class Estimator:
 
     def _output_tokens(self, request: pb.GenerateRequest) -> int:
         config = request.config
-        if config.HasField("max_output_tokens"):
-            tokens = config.max_output_tokens
-        else:
-            tokens = self._most_output.get(request.model, self._settings.output_tokens)
-        return tokens * max(config.candidate_count, 1)
+        capped = config.HasField("max_output_tokens")
+        tokens = config.max_output_tokens if capped else self._most_output(request)
+        candidates = max(config.candidate_count, 1)
+        if request.provider_options:
+            stated = list(_settings_in(request.provider_options.values()))
+            tokens = max(tokens, _largest(stated, OUTPUT_CAPS))
+            candidates = max(candidates, _largest(stated, CANDIDATE_COUNTS))
+        return tokens * candidates
+
+    def _most_output(self, request: pb.GenerateRequest) -> int:
+        """Of a request that has no limit. Reasoning is output, and a card's number has it in it."""
+        budget = max(request.reasoning.budget_tokens, 0)
+        return max(
+            (
+                self._card_output(target) or (self._default_output(target) or self._settings.output_tokens) + budget
+                for target in self._targets(request)
+            ),
+            default=self._settings.output_tokens + budget,
+        )
 
 
-def most_output(config: Config) -> Mapping[str, int]:
-    """The most output of each name that callers may use, where the catalog knows it."""
-    most = {
-        f"{name}/{model}": card.max_output_tokens
-        for name, provider in config.providers.items()
-        for model, card in provider.catalog.items()
-        if card.max_output_tokens
-    }
-    for name, alias in config.models.items():
-        known = [most.get(f"{target.provider}/{target.model}") for target in alias.targets]
-        if tokens := [number for number in known if number]:
-            unknown = config.limits.estimate.output_tokens if None in known else 0
-            most[name] = max(*tokens, unknown)
-    return most
+def _settings_in(options: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """The objects of provider_options, and those right within them; a text that is none is refused later."""
+    for text in options:
+        try:
+            settings = msgspec.json.decode(text)
+        except (msgspec.DecodeError, RecursionError):
+            continue
+        if isinstance(settings, dict):
+            yield settings
+            yield from (inner for inner in settings.values() if isinstance(inner, dict))
+
+
+def _largest(stated: Iterable[dict[str, Any]], names: Iterable[str]) -> int:
+    """The largest number that any of these settings has; 0 without one."""
+    values = (settings.get(name) for settings in stated for name in names)
+    return max((math.ceil(min(value, MOST)) for value in values if isinstance(value, int | float)), default=0)
 
 
 def _parts_of(request: Request) -> Iterable[Iterable[pb.Part]]:

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 class LimitPolicy:
     """What limits a call. The limiter of the previous generation goes on counting if its store is the same."""
 
-    def __init__(self, config: Config, previous: LimitPolicy | None = None) -> None:
+    def __init__(self, config: Config, estimator: Estimator, previous: LimitPolicy | None = None) -> None:
         self._store = config.limits.store
         self._rules = Rules(config.limits.rules)
-        self._estimator = Estimator(config)
+        self._estimator = estimator
         is_same = previous and previous._store == self._store
         self.limiter: Limiter = previous.limiter if previous and is_same else _limiter(self._store)
 

@@ -20,16 +20,19 @@ from headgate_server.errors import GatewayOverloaded
 from headgate_server.limits.limiter import HERE, Reservation, micros
 from headgate_server.limits.memory import MemoryCounters
 from headgate_server.limits.quota import MICROS, Take, Verdict
-from headgate_server.limits.wire import MOST_OPERATIONS, Operation, StoreUnavailable, Wire, connect, packed, verdict
+from headgate_server.limits.wire import Operation, StoreUnavailable, Wire, connect, packed, verdict
 
 if TYPE_CHECKING:
     from headgate_server.config.limits import LimitStore
 
 FAILURES_TO_DEGRADE = 3
 TEND_SECONDS = 0.25
-STALLED_SECONDS = 2.0
 LAST_WORDS_SECONDS = 1.0
 MOST_UNSENT = 65_536
+MOST_OWED = 65_536
+OWED_AT_ONCE = 10
+SENT_AT_ONCE = 1000
+"""So many operations each time that is tended: reservations wait behind them."""
 RETRY_AFTER_SECONDS = 1.0
 
 log = structlog.get_logger(component="limits")
@@ -71,7 +74,7 @@ class SharedLimiter:
             self._tending.cancel()
             await asyncio.gather(self._tending, return_exceptions=True)
         if self._wire and self._wire.is_open:
-            self._send_unsent()
+            self._send_unsent(len(self._unsent) + len(self._owed))
             if self._unconfirmed:
                 await asyncio.wait(self._unconfirmed, timeout=LAST_WORDS_SECONDS)
         if self._wire:
@@ -111,8 +114,16 @@ class SharedLimiter:
             self._send(("charge", name, packed(takes, truth)))
             return
         for take, used in zip(takes, truth, strict=True):
-            owed = self._owed.get(take.key)
-            self._owed[take.key] = Take(take.key, take.limit, used + (owed.amount if owed else 0))
+            if used and take.limit.algorithm != "concurrency":
+                self._owe(take, used)
+
+    def _owe(self, take: Take, used: int) -> None:
+        """Notes what Redis is to be told; of more counters than can be kept nobody learns."""
+        owed = self._owed.get(take.key)
+        if owed is None and len(self._owed) >= MOST_OWED:
+            log.error("settlement_lost")
+            return
+        self._owed[take.key] = Take(take.key, take.limit, used + (owed.amount if owed else 0))
 
     def _take_back(self, name: str, takes: Sequence[Take]) -> None:
         """Redis may have reserved it, and nobody will use it."""
@@ -139,14 +150,14 @@ class SharedLimiter:
             log.error("settlement_lost")
         self._unsent.append(operation)
 
-    def _send_unsent(self) -> None:
-        """Sends what could not be settled, and what was counted here meanwhile."""
-        owed = list(self._owed.values())
-        self._owed.clear()
-        for start in range(0, len(owed), MOST_OPERATIONS):
-            self._unsent.append(("charge", self._name(), packed(owed[start : start + MOST_OPERATIONS])))
-        for _ in range(len(self._unsent)):
+    def _send_unsent(self, most: int) -> None:
+        """Sends what could not be settled, and what was counted here meanwhile: so many operations of it."""
+        operations = min(most, len(self._unsent))
+        for _ in range(operations):
             self._send(self._unsent.popleft())
+        owed = [self._owed.popitem()[1] for _ in range(min((most - operations) * OWED_AT_ONCE, len(self._owed)))]
+        for start in range(0, len(owed), OWED_AT_ONCE):
+            self._send(("charge", self._name(), packed(owed[start : start + OWED_AT_ONCE])))
 
     def _name(self) -> str:
         return f"{self._holder}:{next(self._names)}"
@@ -178,8 +189,6 @@ class SharedLimiter:
 
     async def _tend(self) -> None:
         """Connects where there is no connection, finds out whether Redis is well, and sends what is due."""
-        if self._wire and self._wire.stalled(STALLED_SECONDS):
-            await self._wire.close()
         try:
             if self._wire is None or not self._wire.is_open:
                 self._wire = await self._connected()
@@ -190,7 +199,7 @@ class SharedLimiter:
         except StoreUnavailable as error:
             self._failed(str(error))
         if self._wire and self._wire.is_open:
-            self._send_unsent()
+            self._send_unsent(SENT_AT_ONCE)
 
     async def _connected(self) -> Wire:
         if self._wire:

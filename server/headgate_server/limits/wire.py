@@ -21,12 +21,15 @@ CONNECT_SECONDS = 1.0
 SETTLE_DELAY = 0.005
 MOST_OPERATIONS = 100
 GRACE_TURNS = 2
+STALLED_SECONDS = 2.0
+WATCH_SECONDS = 0.25
 CLOCK_OF_REDIS = 0
 
 SCRIPT = (files("headgate_server.limits") / "counting.lua").read_bytes()
 SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest().encode()
 
 Operation = tuple[Any, ...]
+Waiting = tuple[Operation, asyncio.Future[list[int]], asyncio.TimerHandle | None]
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[list[int]]).decode
@@ -38,12 +41,12 @@ class StoreUnavailable(Exception):
 
 @dataclass(slots=True)
 class Command:
-    """What was sent at once, when (on the loop's clock), and who waits for which answer."""
+    """What was sent at once, when (on the loop's clock), who waits for which answer, and who not for ever."""
 
     operations: list[Operation]
     answers: list[asyncio.Future[list[int]]]
     sent: float
-    overdue: asyncio.TimerHandle | None = None
+    overdue: list[asyncio.TimerHandle]
 
 
 class Wire:
@@ -56,12 +59,12 @@ class Wire:
         self._lease = lease
         self._budget = budget
         self._loop = asyncio.get_running_loop()
-        self._waiting: list[tuple[Operation, asyncio.Future[list[int]], bool]] = []
+        self._waiting: list[Waiting] = []
         self._wake = asyncio.Event()
         self._gathering: asyncio.TimerHandle | None = None
         self._sent: deque[Command] = deque()
         self.is_open = True
-        self._tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._read())]
+        self._tasks = [asyncio.create_task(work) for work in (self._write(), self._read(), self._watch())]
 
     def reserve(self, name: str, takes: Sequence[Take]) -> asyncio.Future[list[int]]:
         """Sends a reservation; the answer is for `verdict`, and must come within the budget."""
@@ -75,15 +78,9 @@ class Wire:
         """Sends what nobody waits for: with the next reservation, or in a moment."""
         return self._submit(operation, urgent=False)
 
-    def stalled(self, seconds: float) -> bool:
-        """The oldest command has waited for its answer for so long."""
-        return bool(self._sent) and self._loop.time() - self._sent[0].sent > seconds
-
     async def close(self) -> None:
         """Gives up what is in flight."""
         self._give_up("the connection was closed")
-        for task in self._tasks:
-            task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._connection.disconnect(nowait=True)
 
@@ -92,11 +89,13 @@ class Wire:
         if not self.is_open:
             answer.set_exception(StoreUnavailable("there is no connection"))
             return answer
-        self._waiting.append((operation, answer, urgent))
+        overdue = None
         if urgent:
+            overdue = self._loop.call_later(self._budget, self._overdue, answer, GRACE_TURNS)
             self._wake.set()
         elif self._gathering is None:
             self._gathering = self._loop.call_later(SETTLE_DELAY, self._wake.set)
+        self._waiting.append((operation, answer, overdue))
         return answer
 
     async def _write(self) -> None:
@@ -114,27 +113,41 @@ class Wire:
         except (RedisError, OSError) as error:
             self._give_up(str(error))
 
-    async def _send(self, waiting: list[tuple[Operation, asyncio.Future[list[int]], bool]]) -> None:
-        command = Command([each[0] for each in waiting], [each[1] for each in waiting], self._loop.time())
-        urgent = [answer for _, answer, is_urgent in waiting if is_urgent]
-        if urgent:
-            command.overdue = self._loop.call_later(self._budget, self._overdue, urgent, GRACE_TURNS)
+    async def _send(self, waiting: list[Waiting]) -> None:
+        command = self._command(waiting)
         self._sent.append(command)
         await self._execute(b"EVALSHA", SHA, command.operations)
+
+    def _command(self, waiting: list[Waiting]) -> Command:
+        return Command(
+            [operation for operation, _, _ in waiting],
+            [answer for _, answer, _ in waiting],
+            self._loop.time(),
+            [overdue for _, _, overdue in waiting if overdue],
+        )
 
     async def _execute(self, verb: bytes, script: bytes, operations: list[Operation]) -> None:
         payload = _encode((CLOCK_OF_REDIS, self._holder, self._lease, operations))
         command = _packed_command(verb, script, b"1", self._prefix, payload)
         await self._connection.send_packed_command(command, check_health=False)
 
-    def _overdue(self, answers: list[asyncio.Future[list[int]]], grace: int) -> None:
+    def _overdue(self, answer: asyncio.Future[list[int]], grace: int) -> None:
         """Nobody waits longer, unless the answer has come already and this loop was too busy to read it."""
-        if grace:
-            self._loop.call_soon(self._overdue, answers, grace - 1)
+        if answer.done():
             return
-        for answer in answers:
-            if not answer.done():
-                answer.set_exception(StoreUnavailable("no answer in time"))
+        if grace:
+            self._loop.call_soon(self._overdue, answer, grace - 1)
+        else:
+            answer.set_exception(StoreUnavailable("no answer in time"))
+
+    async def _watch(self) -> None:
+        """Gives up when the oldest command has had no answer for long, even if writing waits for Redis to read."""
+        patience = max(STALLED_SECONDS, self._budget)
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            if self._sent and self._loop.time() - self._sent[0].sent > patience:
+                self._give_up("no answer for long")
+                return
 
     async def _read(self) -> None:
         from redis.exceptions import NoScriptError, RedisError, ResponseError
@@ -158,16 +171,19 @@ class Wire:
 
     def _next(self) -> Command:
         command = self._sent.popleft()
-        if command.overdue:
-            command.overdue.cancel()
+        for overdue in command.overdue:
+            overdue.cancel()
         return command
 
     def _give_up(self, reason: str) -> None:
         self.is_open = False
+        self._sent.append(self._command(self._waiting))
+        self._waiting.clear()
         while self._sent:
             _fail(self._next(), reason)
-        _fail(Command([], [answer for _, answer, _ in self._waiting], 0), reason)
-        self._waiting.clear()
+        for task in self._tasks:
+            if task is not asyncio.current_task():
+                task.cancel()
 
 
 async def connect(url: str, prefix: str, holder: str, lease: int, budget: float) -> Wire:

@@ -68,7 +68,11 @@ class Stream(Protocol):
 
 
 class Adapter(Protocol):
-    """A module or package that translates. It does no I/O and reads no environment."""
+    """A module or package that translates. It does no I/O and reads no environment.
+
+    One whose wire demands a limit of output says in `DEFAULT_MAX_OUTPUT_TOKENS` what it sends where the caller has
+    none, a reasoning budget apart.
+    """
 
     @property
     def CAPABILITIES(self) -> frozenset[str]:

@@ -25,11 +25,15 @@ Request = pb.GenerateRequest | pb.EmbedRequest
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A target of an alias. `weight` is its share where shares count; `arm` names it in experiments."""
+    """A target of an alias. `weight` is its share where shares count; `arm` names it in experiments.
+
+    `asked` is the name that led to it if that is not the one in the request: a fallback, or what a rule says instead.
+    """
 
     target: Target
     weight: float = 1.0
     arm: str = ""
+    asked: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +100,12 @@ class Routes:
             ModelNotFound: a name is neither an alias nor provider/model.
             NoEligibleProvider: the policy's provider lists, or the caller's own, leave none.
         """
-        model = next((rule.model for rule in self.rules if rule.matches(request)), request.model)
+        model = self._model(request)
         policy = request.routing
         alias = self._resolve(model, "model")
         candidates = self._ordered(model, alias, policy, known)
+        if model != request.model:
+            candidates = [replace(candidate, asked=model) for candidate in candidates]
         if not (policy.fallbacks or policy.allowed_providers or policy.denied_providers or principal.allowed_providers):
             return Route(_issuers_first(request, candidates), len(candidates), model, alias.hedge_delay)
         own = [candidate for candidate in candidates if _allowed(candidate.target, policy, principal)]
@@ -109,10 +115,20 @@ class Routes:
             fallback = self._resolve(name, f"routing.fallbacks[{index}]")
             for candidate in self._ordered(name, fallback, policy, known):
                 if candidate.target not in taken and _allowed(candidate.target, policy, principal):
-                    fallbacks.setdefault(candidate.target, candidate)
+                    fallbacks.setdefault(candidate.target, replace(candidate, asked=name))
         if not own and not fallbacks:
             raise NoEligibleProvider(f'no provider of model "{request.model}" is allowed for this call')
         return Route([*_issuers_first(request, own), *fallbacks.values()], len(own), model, alias.hedge_delay)
+
+    def targets(self, request: Request) -> Iterator[Target]:
+        """All that may answer, in no order and whatever the policy's provider lists say; none of unknown names."""
+        for name in (self._model(request), *request.routing.fallbacks):
+            if route := self._find(name):
+                yield from (candidate.target for candidate in route.candidates)
+
+    def _model(self, request: Request) -> str:
+        """What was asked for, or what the first rule that matches says instead."""
+        return next((rule.model for rule in self.rules if rule.matches(request)), request.model)
 
     def _ordered(self, name: str, alias: AliasRoute, policy: pb.RoutingPolicy, known: Knowledge) -> Sequence[Candidate]:
         if len(alias.candidates) == 1:
@@ -123,16 +139,18 @@ class Routes:
         return STRATEGIES[strategy](alias.candidates, known)
 
     def _resolve(self, name: str, field: str) -> AliasRoute:
+        if route := self._find(name):
+            return route
+        provider, slash, _ = name.partition("/")
+        missing = f'provider "{provider}"' if slash else f'model "{name}"'
+        raise ModelNotFound(f"{field}: no {missing} is configured")
+
+    def _find(self, name: str) -> AliasRoute | None:
         provider, slash, model = name.partition("/")
         if not slash:
-            alias = self.aliases.get(name) or self._by_wildcard(name)
-            if alias is None:
-                raise ModelNotFound(f'{field}: no model "{name}" is configured')
-            return alias
-        target = self.provider_target(provider, model)
-        if target is None or not model:
-            raise ModelNotFound(f'{field}: no provider "{provider}" is configured')
-        return AliasRoute((Candidate(target),))
+            return self.aliases.get(name) or self._by_wildcard(name)
+        target = self.provider_target(provider, model) if model else None
+        return None if target is None else AliasRoute((Candidate(target),))
 
     def _by_wildcard(self, name: str) -> AliasRoute | None:
         for wildcard in self._wildcards:

@@ -21,7 +21,17 @@ from headgate_server.providers.losses import Losses, unsupported
 from headgate_server.providers.options import caller_options
 from headgate_server.providers.tools import allowed_names, forces_one, tool_name, write_function, write_hosted
 
-__all__ = ["CAPABILITIES", "Stream", "decode", "decode_embed", "encode", "encode_embed", "error", "headers"]
+__all__ = [
+    "CAPABILITIES",
+    "DEFAULT_MAX_OUTPUT_TOKENS",
+    "Stream",
+    "decode",
+    "decode_embed",
+    "encode",
+    "encode_embed",
+    "error",
+    "headers",
+]
 
 CAPABILITIES = frozenset(("generate", "stream", "tools", "json-schema", "reasoning"))
 MESSAGES_PATH = "/messages"
@@ -33,7 +43,7 @@ TOOL_CHOICES = {
     pb.TOOL_CHOICE_MODE_REQUIRED: "any",
 }
 # The least that a current model allows; https://platform.claude.com/docs/en/about-claude/models/overview.
-DEFAULT_MAX_TOKENS = 32_000
+DEFAULT_MAX_OUTPUT_TOKENS = 32_000
 ROOM_TO_ANSWER = 4096
 # Models before Claude 4.6 take a budget only; https://platform.claude.com/docs/en/build-with-claude/adaptive-thinking.
 NEEDS_BUDGET = re.compile(r"claude-(3-.*|(opus|sonnet|haiku)-4(-[015])?([-@]\d{8})?)")
@@ -123,7 +133,7 @@ def _max_tokens(config: pb.GenerationConfig, thinking: JsonObject | None, losses
     if config.HasField("max_output_tokens"):
         return config.max_output_tokens
     budget = (thinking or {}).get("budget_tokens", 0)
-    limit: int = max(DEFAULT_MAX_TOKENS, budget + ROOM_TO_ANSWER)
+    limit: int = max(DEFAULT_MAX_OUTPUT_TOKENS, budget + ROOM_TO_ANSWER)
     losses.default("config.max_output_tokens", f"this provider demands a limit: {limit} was sent")
     return limit
 
@@ -164,7 +174,7 @@ def _thinking(request: pb.GenerateRequest, target: Target, losses: Losses) -> Js
 
 def _default_budget(config: pb.GenerationConfig) -> int:
     """Half of the limit, which includes thinking, between the vendor's least and our most."""
-    limit = config.max_output_tokens or DEFAULT_MAX_TOKENS
+    limit = config.max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS
     return max(LEAST_BUDGET, min(MOST_DEFAULT_BUDGET, limit // 2))
 
 
