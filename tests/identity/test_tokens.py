@@ -103,6 +103,7 @@ async def test_the_last_keys_go_on_while_the_provider_is_gone(serve: Serve, logg
     answers: list[Any] = [
         (500, {}),
         (200, b"<html>"),
+        (200, b"[" * 100_000),
         (200, {"keys": []}),
         (200, {"keys": [{"kty": "oct", "k": "AA"}]}),
     ]
@@ -135,6 +136,16 @@ async def test_a_provider_that_is_down_at_the_start_stops_nobody_else(serve: Ser
         async with serve(providers=MOCK, auth=auth) as headgate:
             assert await refusal(headgate, down.token()) == "INVALID_CREDENTIALS"
             assert (await who(headgate, bearer(up.token()))).candidates
+
+
+async def test_an_odd_key_does_not_end_the_fetching_of_keys(serve: Serve) -> None:
+    """It is passed over, and the others of its set are taken."""
+    provider = IdentityProvider()
+    async with provider.server, taking(serve, provider, jwks_refresh=0.02) as headgate:
+        provider.published.append({"kty": "RSA", "alg": "none"})
+        await provider.server.exchange(len(provider.server.exchanges) + 2)
+        provider.rotate("second")
+        assert (await who(headgate, bearer(provider.token("second")))).candidates
 
 
 @pytest.mark.parametrize("algorithm", ["RS256", "PS256", "ES256", "EdDSA"])
@@ -211,6 +222,10 @@ def test_a_key_set_yields_no_secret_and_no_key_for_encryption() -> None:
             {"kty": "oct", "kid": "shared", "k": "c2VjcmV0", "alg": "HS256"},
             {"kty": "RSA", "kid": "broken", "n": "!", "e": "AQAB"},
             {"kty": "unheard-of", "kid": "new"},
+            {"kty": "RSA", "kid": "none", "alg": "none"},
+            {"kty": "RSA", "kid": "number", "n": 5, "e": "AQAB"},
+            {"kty": ["RSA"], "kid": "list", "alg": ["RS256"]},
+            {"kty": "EC", "kid": "point", "crv": "P-256", "x": 1, "y": 2, "alg": "ES256"},
             "nonsense",
         ]
     }
