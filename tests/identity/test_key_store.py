@@ -170,6 +170,30 @@ async def test_a_row_that_vanished_is_no_key_any_more(serve: Serve, url: str, da
         assert await is_let_in(headgate, other)
 
 
+async def test_changes_of_keys_are_told_by_each_server(
+    serve: Serve, url: str, database: SqlKeyDatabase, logged: LogLines
+) -> None:
+    """Once each, without a secret; keys that were there before the server are no news."""
+    first = await create(database)
+    async with serve(providers=MOCK, auth=stored(url)):
+        key = await create(database)
+        await eventually(lambda: told(logged, "key_created"), EFFECTIVE_SECONDS)
+        rotated = await database.rotate(key.id, KEY_PEPPER, time.time(), 60, "test")
+        await eventually(lambda: told(logged, "key_rotated"), EFFECTIVE_SECONDS)
+        await database.revoke(key.id, time.time(), "test")
+        await eventually(lambda: told(logged, "key_revoked"), EFFECTIVE_SECONDS)
+        await execute(url, "DELETE FROM headgate_keys")
+        await eventually(lambda: len(told(logged, "key_revoked")) == 2, EFFECTIVE_SECONDS)
+    lines = [line for line in logged.lines if line["event"].startswith("key_") and line["component"] == "security"]
+    assert [(line["event"], line["tenant"], line["key_id"], line.get("reason")) for line in lines] == [
+        ("key_created", "acme", key.id, None),
+        ("key_rotated", "acme", key.id, None),
+        ("key_revoked", "acme", key.id, None),
+        ("key_revoked", "acme", first.id, "vanished"),
+    ]
+    assert not any(secret in str(lines) for secret in (key.text, rotated.text))
+
+
 async def test_servers_that_start_together_make_the_tables_once(url: str) -> None:
     """Each may be the first."""
     databases = [SqlKeyDatabase(url, migrates=True) for _ in range(4)]

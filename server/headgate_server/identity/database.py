@@ -21,7 +21,7 @@ from headgate_server.identity.events import SecurityEvent
 from headgate_server.identity.key_store import PAGE
 from headgate_server.identity.keys import ApiKey, digest, new_key
 from headgate_server.identity.migrations import upgrade
-from headgate_server.identity.records import KeyRecord, NewKey, NoSuchKey
+from headgate_server.identity.records import REVOKED, KeyRecord, NewKey, NoSuchKey
 from headgate_server.identity.tables import keys, revisions, security_events
 from headgate_server.principal import Principal
 from headgate_server.printing import printable
@@ -176,7 +176,7 @@ def _change(kind: str, key_id: str, tenant: str, now: float, actor: str) -> Secu
 
 def _record(row: Row[Any]) -> KeyRecord:
     """The key of a row. One that cannot be read, as of a later version, lets nobody in, and holds up no others."""
-    ended = "revoked" if row.revoked_at is not None else ""
+    ended = REVOKED if row.revoked_at is not None else ""
     limits: tuple[Limit, ...] = ()
     try:
         limits = _limits(json.dumps(row.limits)) if row.limits else ()

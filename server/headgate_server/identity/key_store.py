@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol, TypeVar
 
 import structlog
 
-from headgate_server.identity.events import SecurityEvent
-from headgate_server.identity.records import KeyRecord
+from headgate_server.identity.events import SecurityEvent, tell
+from headgate_server.identity.records import REVOKED, KeyRecord
 
 READ_SECONDS = 3.0
 CLOSE_SECONDS = 5.0
@@ -131,6 +131,9 @@ class KeyStore:
         records = {**known, **await self._changed(self._revision if known else -1)}
         if known and len(records) != number:
             records = await self._there(records)
+        if self.is_known:
+            for event in _changes(self._records, records):
+                tell(event)
         self._records, self._revision = records, revision
 
     async def _there(self, records: Mapping[str, KeyRecord]) -> dict[str, KeyRecord]:
@@ -155,6 +158,24 @@ class KeyStore:
         if self._failing:
             log.info("key_store_reachable_again", keys=len(self._records))
         self._failing = False
+
+
+def _changes(before: Mapping[str, KeyRecord], after: Mapping[str, KeyRecord]) -> Iterator[SecurityEvent]:
+    """What happened to keys; whoever did it has kept it in the database."""
+    for name, record in after.items():
+        if record is not (earlier := before.get(name)) and (kind := _kind(earlier, record)):
+            yield SecurityEvent(kind, tenant=record.principal.tenant, key_id=name)
+    for name in before.keys() - after.keys():
+        if before[name].ended != REVOKED:
+            yield SecurityEvent("key_revoked", reason="vanished", tenant=before[name].principal.tenant, key_id=name)
+
+
+def _kind(before: KeyRecord | None, after: KeyRecord) -> str:
+    if before is None:
+        return "key_created"
+    if after.ended == REVOKED != before.ended:
+        return "key_revoked"
+    return "key_rotated" if after.digest != before.digest else ""
 
 
 def _name(record: KeyRecord) -> str:
