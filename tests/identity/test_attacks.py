@@ -105,6 +105,8 @@ ATTACKS: dict[str, tuple[Callable[[Front], Metadata], str]] = {
     "another scheme": (lambda _: (("authorization", "Basic YWxpY2U6c2VjcmV0LXdvcmQ="),), "unknown_scheme"),
     "no scheme": (lambda f: (("authorization", f.good.text),), "unknown_scheme"),
     "two that differ": (lambda f: (*bearer(f.good.text), ("x-api-key", f.narrow.text)), "contradictory"),
+    "a good key behind another": (lambda f: (*bearer(f.narrow.text), *bearer(f.good.text)), "contradictory"),
+    "a key twice": (lambda f: (("x-api-key", f.good.text), ("x-api-key", f.good.text)), "contradictory"),
     "a JWT with algorithm none": (lambda f: bearer(unsigned(f.provider)), "wrong_algorithm"),
     "a JWT without signature": (lambda f: bearer(f.provider.token().rpartition(".")[0] + "."), "wrong_signature"),
     "a JWT signed with the public key": (lambda f: bearer(signed_by_public_key(f.provider)), "wrong_algorithm"),

@@ -105,7 +105,7 @@ class Authenticator:
         if not self.takes_credentials:
             return ANONYMOUS
         try:
-            token = presented_token(call.metadata)
+            token = presented_token(call.metadata, call.repeated)
             if token is None:
                 return self._without_token(call)
             if token.startswith(PREFIX):
