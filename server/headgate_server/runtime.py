@@ -52,9 +52,10 @@ class Runtime:
 
     def __init__(self, config: Config, previous: Runtime | None = None) -> None:
         self.config = config
+        files = {name: _contents(provider) for name, provider in config.providers.items()}
+        self.identity: Identity = Identity(config.auth, previous.identity if previous else None)
         self.limits: LimitPolicy = LimitPolicy(config, previous.limits if previous else None)
         kept = previous.providers if previous else {}
-        files = {name: _contents(provider) for name, provider in config.providers.items()}
         self.providers: dict[str, ServedProvider] = {
             name: _served(name, provider, config, files[name], kept.get(name))
             for name, provider in config.providers.items()
@@ -81,7 +82,6 @@ class Runtime:
         self.models: Sequence[pb.Model] = listing.models(aliases, named, self.upstream.capabilities, catalog)
         self._named = frozenset((target.provider, target.model) for target in named)
         self.issuers = frozenset(endpoint.issuer.lower() for endpoint in endpoints.values())
-        self.identity: Identity = Identity(config.auth, previous.identity if previous else None)
 
     def model_label(self, provider: str, model: str) -> str:
         """The model as metrics name it: callers may ask a provider for any, and each would be a series for ever."""

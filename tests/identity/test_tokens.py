@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ from typing import Any
 
 import jwt
 import pytest
+import trustme
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from headgate import v1 as pb
@@ -183,6 +185,31 @@ async def test_a_verified_token_is_not_verified_again_and_ends_all_the_same(serv
         assert (await who(headgate, bearer(long))).candidates
         await headgate.application.reload(Config.model_validate({"server": server, "providers": MOCK, "auth": auth}))
         assert await refusal(headgate, long) == "INVALID_CREDENTIALS"
+
+
+async def test_an_issuer_is_made_anew_when_its_file_of_authorities_changed(serve: Serve, tmp_path: Path) -> None:
+    """The file's name in the configuration is the same as before; an issuer with nothing changed is kept."""
+    authorities = [trustme.CA(), trustme.CA()]
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authorities[1].issue_cert("127.0.0.1").configure_cert(context)
+    provider, other = IdentityProvider(), IdentityProvider("https://other.example.com")
+    file = tmp_path / "ca.pem"
+    authorities[0].cert_pem.write_to_path(file)
+
+    async def publish(exchange: Exchange) -> None:
+        await exchange.answer(200, {"keys": provider.published})
+
+    async with other.server, Vendor(publish, tls=context) as server:
+        issuers = [provider.settings(jwks_url=server.base_url, ca_file=str(file)), other.settings()]
+        auth = {"anonymous": False, "jwt": issuers, "failures": {"limit": 0}}
+        config = Config.model_validate({"providers": MOCK, "auth": auth, "server": {"listen": "127.0.0.1:0"}})
+        async with serve(providers=MOCK, auth=auth) as headgate:
+            kept = headgate.application.runtime.identity.issuers[other.issuer]
+            assert await refusal(headgate, provider.token()) == "INVALID_CREDENTIALS"
+            authorities[1].cert_pem.write_to_path(file)
+            await headgate.application.reload(config)
+            assert (await who(headgate, bearer(provider.token()))).candidates
+            assert headgate.application.runtime.identity.issuers[other.issuer] is kept
 
 
 async def test_what_tokens_entitle_to_is_the_issuers(serve: Serve) -> None:
