@@ -22,8 +22,6 @@ from headgate_server.transports.aiohttp import AiohttpTransport
 if TYPE_CHECKING:
     from headgate_server.identity.database import SqlKeyDatabase
 
-FIRST_KEYS_SECONDS = 10.0
-
 
 class KeptCurrent(Protocol):
     """What is read again and again in the background."""
@@ -68,18 +66,22 @@ class Identity:
             verified=previous.authenticator.verified if previous else VerifiedTokens(),
         )
 
-    async def start(self) -> None:
-        """Reads the first keys, though it does not wait long: what cannot be read now is read later."""
+    async def start(self, patience: float) -> None:
+        """Reads the first keys, and waits at most `patience` seconds: what cannot be read now is read later."""
         sources: list[KeptCurrent] = [issuer.keys for issuer in self.issuers.values()]
         if self.store:
             sources.append(self.store)
         for source in sources:
             source.start()
         with suppress(TimeoutError):
-            async with asyncio.timeout(FIRST_KEYS_SECONDS):
+            async with asyncio.timeout(patience):
                 await asyncio.gather(*(source.tried() for source in sources))
-        self.events.sink = self.store
+        self.keep_events()
         self.events.start()
+
+    def keep_events(self) -> None:
+        """Security events go to this configuration's store from now on."""
+        self.events.sink = self.store
 
     def _keeps(self, config: JwtIssuer, previous: Identity) -> bool:
         """Nothing of the issuer changed, nor what its file of authorities holds."""
