@@ -47,7 +47,7 @@ class Identity:
         self.auth = auth
         self.events: SecurityEvents = previous.events if previous else SecurityEvents()
         self.store = _store(auth, previous)
-        self.issuers = {
+        self.issuers: dict[str, Issuer] = {
             config.issuer: previous.issuers[config.issuer]
             if previous and self._keeps(config, previous)
             else _issuer(config)
