@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,8 +19,10 @@ from headgate import v1 as pb
 
 from headgate_server.config import load
 from headgate_server.reload import Reloader, named_files
+from headgate_server.runtime import FIRST_SECONDS
 from tests.conftest import LogLines
 from tests.headgate_process import Headgate, ask, configured, eventually, failing, running
+from tests.identity.callers import IdentityProvider, bearer, who
 from tests.tools import headgate_serve
 from tests.vendor import Exchange, Vendor, answers_text, finish_chunk, sse, text_chunk
 
@@ -300,3 +303,48 @@ async def test_a_file_that_vanished_meanwhile_changes_nothing(tmp_path: Path) ->
         with pytest.raises(OSError, match=r"ca\.pem"):
             await headgate.application.reload(broken)
         assert (await headgate.stub.Generate(ask("v/m"))).candidates[0].message.parts[0].text == "Hello there"
+
+
+async def test_a_reload_does_not_wait_long_for_what_is_fetched(logged: LogLines) -> None:
+    """Neither a token nor a key set that does not come holds up the rest; one that comes late is taken then."""
+    proceed = asyncio.Event()
+    provider = IdentityProvider()
+
+    async def late(exchange: Exchange) -> None:
+        await proceed.wait()
+        await exchange.answer(200, {"keys": provider.published})
+
+    async with Vendor(late) as slow:
+        credential = {"type": "oauth", "token_url": slow.base_url, "client_id": "i", "client_secret": "s"}
+        providers = {
+            "demo": {"adapter": "mock"},
+            "v": {"adapter": "openai", "base_url": slow.base_url, "credential": credential},
+        }
+        issuer = provider.settings(jwks_url=slow.base_url)
+        config = configured(providers=providers, auth={"anonymous": True, "jwt": [issuer]})
+        async with running(providers={"other": {"adapter": "mock"}}) as headgate:
+            began = time.monotonic()
+            await headgate.application.reload(config)
+            assert time.monotonic() - began < FIRST_SECONDS / 2
+            assert (await headgate.stub.Generate(ask("demo/echo"))).candidates
+            proceed.set()
+            assert (await who(headgate, bearer(provider.token()))).candidates
+
+
+async def test_a_reload_that_is_given_up_leaves_nothing_open() -> None:
+    """What it had begun to fetch for the new configuration ends, and the old one serves on."""
+
+    async def never(exchange: Exchange) -> None:
+        await exchange.caller_closed.wait()
+
+    async with Vendor(never) as silent:
+        issuer = IdentityProvider().settings(jwks_url=silent.base_url)
+        config = configured(providers={"demo": {"adapter": "mock"}}, auth={"anonymous": True, "jwt": [issuer]})
+        async with running(providers={"other": {"adapter": "mock"}}) as headgate:
+            reloading = asyncio.create_task(headgate.application.reload(config))
+            await silent.exchange()
+            reloading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reloading
+            await eventually(lambda: silent.open_connections == 0)
+            assert (await headgate.stub.Generate(ask("other/echo"))).candidates

@@ -53,6 +53,8 @@ SERVICE = "headgate.v1.InferenceService"
 READINESS = ("", SERVICE, "readiness")
 LIVENESS = "liveness"
 CLEANUP_SECONDS = 5.0
+RELOAD_PATIENCE_SECONDS = 2.0
+"""So long a reload waits for new tokens and signing keys: what else it changes must not wait long."""
 RELOADABLE = {"max_concurrent_calls", "max_reply_bytes", "drain_delay", "drain_grace"}
 
 log = structlog.get_logger(component="server")
@@ -173,8 +175,7 @@ class Application:
         Raises:
             OSError: a file that it names cannot be read any more; nothing has changed.
         """
-        successor = Runtime(config, self._runtime)
-        await successor.start()
+        successor = await self._started(Runtime(config, self._runtime))
         retired, self._runtime = self._runtime, successor
         self._metrics.record_reload(applied=True)
         retiring = asyncio.create_task(self._retire(retired, successor, tuple(self._retiring)))
@@ -185,6 +186,15 @@ class Application:
         successor.identity.events.configuration_changed(roots=_roots_changed(retired.config, config))
         if unchanged:
             log.warning("restart_needed", keys=unchanged)
+
+    async def _started(self, successor: Runtime) -> Runtime:
+        try:
+            await successor.start(RELOAD_PATIENCE_SECONDS)
+        except BaseException:
+            await successor.close(self._runtime)
+            self._runtime.identity.keep_events()
+            raise
+        return successor
 
     def reload_refused(self) -> None:
         """A configuration was read that cannot be used."""

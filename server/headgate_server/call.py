@@ -7,7 +7,7 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import Message
@@ -56,7 +56,10 @@ class Call:
         self.runtime = runtime
         self.principal: Principal = ANONYMOUS
         self.provider_keys: Mapping[str, str] = {}
-        self.metadata: dict[str, str | bytes] = dict(context.invocation_metadata() or ())
+        presented = context.invocation_metadata() or ()
+        self.metadata: dict[str, str | bytes] = dict(presented)
+        self.repeated = _repeated(presented) if len(presented) != len(self.metadata) else frozenset()
+        """Names of metadata that came more than once; of each the last counts."""
         self.request_id = _request_id(self.metadata.get(REQUEST_ID))
         self.started = time.monotonic()
         remaining = context.time_remaining()
@@ -293,6 +296,10 @@ def interrupted_by_default_deadline() -> errors.StreamInterrupted:
         "the server's default deadline passed after content was delivered",
         facts={"partial_output": "true", "cause": errors.ProviderTimeout.reason, "phase": "default_deadline"},
     )
+
+
+def _repeated(presented: Iterable[tuple[str, str | bytes]]) -> frozenset[str]:
+    return frozenset(name for name, times in Counter(name for name, _ in presented).items() if times > 1)
 
 
 def _request_id(given: str | bytes | None) -> str:

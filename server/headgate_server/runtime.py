@@ -29,7 +29,7 @@ from headgate_server.resilience.target import TargetPolicy, TargetStates
 from headgate_server.routing import AliasRoute, Candidate, Routes, Rule
 from headgate_server.upstream import Upstream
 
-FIRST_TOKENS_SECONDS = 10.0
+FIRST_SECONDS = 10.0
 OTHER_MODEL = "other"
 
 
@@ -53,8 +53,9 @@ class Runtime:
 
     def __init__(self, config: Config, previous: Runtime | None = None) -> None:
         self.config = config
-        kept = previous.providers if previous else {}
         files = {name: _contents(provider) for name, provider in config.providers.items()}
+        self.identity: Identity = Identity(config.auth, previous.identity if previous else None)
+        kept = previous.providers if previous else {}
         self.providers: dict[str, ServedProvider] = {
             name: _served(name, provider, config, files[name], kept.get(name))
             for name, provider in config.providers.items()
@@ -84,22 +85,25 @@ class Runtime:
         self.models: Sequence[pb.Model] = listing.models(aliases, named, self.upstream.capabilities, catalog)
         self._named = frozenset((target.provider, target.model) for target in named)
         self.issuers = frozenset(endpoint.issuer.lower() for endpoint in endpoints.values())
-        self.identity: Identity = Identity(config.auth, previous.identity if previous else None)
 
     def model_label(self, provider: str, model: str) -> str:
         """The model as metrics name it: callers may ask a provider for any, and each would be a series for ever."""
         return model if (provider, model) in self._named else OTHER_MODEL
 
-    async def start(self) -> None:
-        """Fetches the first tokens and keys, though not for long: without one a provider fails, not the gateway."""
-        await asyncio.gather(self.identity.start(), self.limits.limiter.start(), self._fetch_first_tokens())
+    async def start(self, patience: float = FIRST_SECONDS) -> None:
+        """Fetches the first tokens and keys, and waits for them at most `patience` seconds: without one a provider
+        fails, not the gateway, and it goes on to be fetched."""
+        starting = (self.identity.start(patience), self.limits.limiter.start(), self._fetch_first_tokens(patience))
+        for failure in await asyncio.gather(*starting, return_exceptions=True):
+            if failure is not None:
+                raise failure
 
-    async def _fetch_first_tokens(self) -> None:
+    async def _fetch_first_tokens(self, patience: float) -> None:
         credentials = [served.endpoint.credential for served in self.providers.values()]
         for credential in filter(None, credentials):
             credential.start()
         with suppress(TimeoutError):
-            async with asyncio.timeout(FIRST_TOKENS_SECONDS):
+            async with asyncio.timeout(patience):
                 await asyncio.gather(*(credential.tried() for credential in filter(None, credentials)))
         self._checker.start()
 

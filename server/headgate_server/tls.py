@@ -52,20 +52,21 @@ class CertificateFiles:
         Raises:
             OSError: one cannot be read.
         """
-        self._seen = _fingerprint(self._paths)
+        found = _fingerprint(self._paths)
         authorities = self._tls.client_ca_file
-        return grpc.ssl_server_certificate_configuration(
+        configuration = grpc.ssl_server_certificate_configuration(
             [(self._tls.key_file.read_bytes(), self._tls.certificate_file.read_bytes())],
             authorities.read_bytes() if authorities else None,
         )
+        self._seen = found
+        return configuration
 
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
         """What they hold, if they changed since they were read; the last certificate goes on if they cannot be read."""
-        found: Fingerprint = ()
+        found = _fingerprint(self._paths)
+        if found in (self._seen, self._refused):
+            return None
         try:
-            found = _fingerprint(self._paths)
-            if found in (self._seen, self._refused):
-                return None
             tls_context(self._tls.client_ca_file, ClientCertificate(self._tls.certificate_file, self._tls.key_file))
             configuration = self.read()
         except OSError as error:  # as is whatever OpenSSL finds wrong
@@ -78,4 +79,13 @@ class CertificateFiles:
 
 
 def _fingerprint(paths: Sequence[Path]) -> Fingerprint:
-    return tuple((status.st_mtime_ns, status.st_ino) for status in (path.stat() for path in paths))
+    """What tells changed files from those that were seen; a missing one is a state of its own."""
+    return tuple(_state(path) for path in paths)
+
+
+def _state(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_ino

@@ -214,6 +214,29 @@ async def test_a_new_certificate_serves_from_the_next_connection_on(
     assert events == ["certificate_not_reloaded", "certificate_reloaded"]
 
 
+async def test_a_missing_file_is_told_once(
+    serve: Serve, tls: Mapping[str, str], tmp_path: Path, logged: LogLines
+) -> None:
+    """However many connect meanwhile; the certificate that was read goes on."""
+    plain = {name: file for name, file in tls.items() if name != "client_ca_file"}
+    async with serve(providers=MOCK, server={"tls": plain}) as headgate:
+        file = Path(tls["key_file"])
+        move(file, tmp_path / "away")
+        for _ in range(3):
+            async with calling(headgate.address, None) as stub:
+                assert (await stub.Generate(ask("demo/echo"))).candidates
+        move(tmp_path / "away", file)
+        async with calling(headgate.address, None) as stub:
+            assert (await stub.Generate(ask("demo/echo"))).candidates
+    events = [line["event"] for line in logged.lines if line["event"].startswith("certificate_")]
+    assert events == ["certificate_not_reloaded"]
+
+
+def move(file: Path, to: Path) -> None:
+    """As whoever takes a mount away, and brings it back."""
+    file.rename(to)
+
+
 def replace(file: Path, content: bytes) -> None:
     """Puts another file in the place of one, as who renews a certificate does."""
     new = file.with_suffix(".new")

@@ -21,6 +21,15 @@ def test_an_address_waits_after_its_failures() -> None:
     assert failures.wait("b", 0.0) == 0.0
 
 
+def test_an_address_over_its_limit_has_few_tokens_verified_a_second() -> None:
+    """Before that, and at other addresses, all of them."""
+    failures = FailedAttempts(limit=1, window=3600)
+    assert all(failures.may_verify("a", 0.0) for _ in range(100))
+    failures.record("a", 0.0)
+    assert [sum(failures.may_verify("a", now) for _ in range(100)) for now in (0.0, 0.5, 60.0)] == [10, 5, 10]
+    assert all(failures.may_verify("b", 60.0) for _ in range(100))
+
+
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.floats(0, 10)), max_size=200))
 def test_no_more_failures_than_limit_and_time_allow(attempts: list[tuple[str, float]]) -> None:
     """Whatever the order and pace of attempts."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -18,9 +17,10 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from headgate_server.config import Config
 from headgate_server.identity.database import SqlKeyDatabase
 from headgate_server.identity.events import SecurityEvent
-from headgate_server.identity.key_store import KeyStore
-from headgate_server.identity.keys import ApiKey, new_key
+from headgate_server.identity.key_store import PAGE, KeyStore
+from headgate_server.identity.keys import ApiKey, digest, new_key
 from headgate_server.identity.records import NewKey, NoSuchKey
+from headgate_server.identity.tables import keys as key_table
 from tests.conftest import LogLines, Serve
 from tests.headgate_process import Headgate, ask, eventually, failing, failure
 from tests.identity.callers import MOCK, PEPPER, bearer, changed, who
@@ -28,6 +28,8 @@ from tests.identity.databases import DATABASES, Line, postgresql
 
 KEY_PEPPER = PEPPER.encode()
 EFFECTIVE_SECONDS = 5.0
+PUT_BACK = ("headgate_keys", "headgate_key_revision")
+COLUMNS = key_table.columns.keys()
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +170,30 @@ async def test_a_row_that_vanished_is_no_key_any_more(serve: Serve, url: str, da
         assert await is_let_in(headgate, other)
 
 
+async def test_changes_of_keys_are_told_by_each_server(
+    serve: Serve, url: str, database: SqlKeyDatabase, logged: LogLines
+) -> None:
+    """Once each, without a secret; keys that were there before the server are no news."""
+    first = await create(database)
+    async with serve(providers=MOCK, auth=stored(url)):
+        key = await create(database)
+        await eventually(lambda: told(logged, "key_created"), EFFECTIVE_SECONDS)
+        rotated = await database.rotate(key.id, KEY_PEPPER, time.time(), 60, "test")
+        await eventually(lambda: told(logged, "key_rotated"), EFFECTIVE_SECONDS)
+        await database.revoke(key.id, time.time(), "test")
+        await eventually(lambda: told(logged, "key_revoked"), EFFECTIVE_SECONDS)
+        await execute(url, "DELETE FROM headgate_keys")
+        await eventually(lambda: len(told(logged, "key_revoked")) == 2, EFFECTIVE_SECONDS)
+    lines = [line for line in logged.lines if line["event"].startswith("key_") and line["component"] == "security"]
+    assert [(line["event"], line["tenant"], line["key_id"], line.get("reason")) for line in lines] == [
+        ("key_created", "acme", key.id, None),
+        ("key_rotated", "acme", key.id, None),
+        ("key_revoked", "acme", key.id, None),
+        ("key_revoked", "acme", first.id, "vanished"),
+    ]
+    assert not any(secret in str(lines) for secret in (key.text, rotated.text))
+
+
 async def test_servers_that_start_together_make_the_tables_once(url: str) -> None:
     """Each may be the first."""
     databases = [SqlKeyDatabase(url, migrates=True) for _ in range(4)]
@@ -278,32 +304,52 @@ async def test_a_server_starts_without_its_store_and_takes_keys_when_it_comes(se
         await database.close()
 
 
-async def test_a_store_that_is_put_back_to_an_older_state_is_read_anew(tmp_path: Path) -> None:
+async def test_a_store_that_is_put_back_to_an_older_state_is_read_anew(url: str, database: SqlKeyDatabase) -> None:
     """Its revision is then lower than the one last seen."""
-    file, backup = tmp_path / "keys.db", tmp_path / "backup.db"
-    database = SqlKeyDatabase(f"sqlite:///{file}", migrates=True)
-    await database.prepare()
-    kept = await create(database)
-    await execute(f"sqlite:///{file}", "PRAGMA wal_checkpoint(TRUNCATE)")
-    await database.close()
-    shutil.copy(file, backup)
-    database = SqlKeyDatabase(f"sqlite:///{file}", migrates=False)
-    lost = await create(database)
-    before = await database.changes(-1, set())
-    assert set(before.records) == {kept.id, lost.id}
-    await database.close()
-    put_back(backup, file)
-    database = SqlKeyDatabase(f"sqlite:///{file}", migrates=False)
-    after = await database.changes(before.revision, before.records.keys())
-    assert (after.complete, set(after.records)) == (True, {kept.id})
-    await database.close()
+    key = await create(database)
+    await execute(url, *(f"CREATE TABLE {name}_backup AS SELECT * FROM {name}" for name in PUT_BACK))
+    await database.rotate(key.id, KEY_PEPPER, time.time(), 60, "test")
+    store = KeyStore(database, 0.02)
+    store.start()
+    await store.tried()
+    assert secret_of(store, key) != digest(KEY_PEPPER, key.text)
+    for name in PUT_BACK:
+        await execute(url, f"DELETE FROM {name}", f"INSERT INTO {name} SELECT * FROM {name}_backup")
+    await eventually(lambda: secret_of(store, key) == digest(KEY_PEPPER, key.text))
+    await store.close()
 
 
-def put_back(backup: Path, file: Path) -> None:
-    """Replaces a database of SQLite, and what it keeps beside itself, by a copy."""
-    for leftover in file.parent.glob(f"{file.name}*"):
-        leftover.unlink()
-    shutil.copy(backup, file)
+def secret_of(store: KeyStore, key: ApiKey) -> bytes:
+    record = store.get(key.id)
+    return record.digest if record else b""
+
+
+async def test_a_store_of_many_keys_is_read_while_calls_go_on(url: str, database: SqlKeyDatabase) -> None:
+    """A page at a time; so is what changed of them, what vanished, and what somebody put in by hand."""
+    made = await create(database)
+    copied = ", ".join(column for column in COLUMNS if column != "id")
+    numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000)"
+    name = "'k' || substr(CAST(100000 + i AS text), 2)"
+    await execute(
+        url, f"INSERT INTO headgate_keys (id, {copied}) {numbers} SELECT {name}, {copied} FROM n, headgate_keys"
+    )
+    store = KeyStore(database, 0.02)
+    store.start()
+    await store.tried()
+    assert all(store.get(name) for name in (made.id, "k00001", "k02500", "k04000"))
+    assert [len(page) for page in (await database.changed(-1, ""), await database.names(""))] == [PAGE, PAGE]
+    await execute(url, "DELETE FROM headgate_keys WHERE id = 'k02500'")
+    await eventually(lambda: store.get("k02500") is None)
+    assert all(store.get(name) for name in (made.id, "k00001", "k04000"))
+    await execute(
+        url,
+        "DELETE FROM headgate_keys WHERE id = 'k04000'",
+        f"INSERT INTO headgate_keys (id, {copied}) SELECT 'by-hand', {copied} FROM headgate_keys WHERE id = 'k00001'",
+        f"INSERT INTO headgate_keys (id, {copied}) SELECT 'too', {copied} FROM headgate_keys WHERE id = 'k00001'",
+    )
+    await eventually(lambda: store.get("by-hand") is not None)
+    assert store.get("k04000") is None
+    await store.close()
 
 
 async def test_a_reload_keeps_the_store_that_did_not_change(serve: Serve, tmp_path: Path) -> None:

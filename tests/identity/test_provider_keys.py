@@ -46,6 +46,16 @@ async def test_the_callers_key_goes_instead_of_the_operators(serve: Serve) -> No
     assert OWN not in str([exchange.body for exchange in vendor.exchanges])
 
 
+async def test_two_keys_for_one_issuer_are_refused(serve: Serve) -> None:
+    """A proxy may have looked at the other one."""
+    async with Vendor(answers_text) as vendor, allowing(serve, vendor) as headgate:
+        twice = (("x-provider-key-openai", OWN), ("x-provider-key-openai", "sk-another"))
+        assert (await failing(who(headgate, twice, "v/m"))).reason == "INVALID_REQUEST"
+        others = (("x-provider-key-openai", OWN), ("x-other", "1"), ("x-other", "2"))
+        await who(headgate, others, "v/m")
+    assert len(vendor.exchanges) == 1
+
+
 async def test_a_key_goes_to_its_issuer_alone(serve: Serve) -> None:
     """A provider of another issuer gets the operator's key, also as the fallback of the same call."""
     async with Vendor(refuses_with(500)) as one, Vendor(answers_text) as other:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ from typing import Any
 
 import jwt
 import pytest
+import trustme
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from headgate import v1 as pb
@@ -18,7 +20,7 @@ from headgate import v1 as pb
 from headgate_server.config import Config
 from headgate_server.identity.jwt import verification_keys
 from tests.conftest import LogLines, Serve
-from tests.headgate_process import Headgate, failing
+from tests.headgate_process import Headgate, eventually, failing
 from tests.identity.callers import AUDIENCE, ISSUER, MOCK, IdentityProvider, bearer, who
 from tests.vendor import Exchange, Vendor
 
@@ -98,28 +100,31 @@ async def test_made_up_key_ids_do_not_make_a_storm_of_fetches(serve: Serve) -> N
         assert 2 <= len(provider.server.exchanges) <= 4
 
 
-async def test_the_last_keys_go_on_while_the_provider_is_gone(serve: Serve, logged: LogLines) -> None:
-    """Errors, nonsense and empty sets do not take keys away."""
-    answers: list[Any] = [
+@pytest.mark.parametrize(
+    "answer",
+    [
         (500, {}),
         (200, b"<html>"),
+        (200, b"[" * 100_000),
         (200, {"keys": []}),
         (200, {"keys": [{"kty": "oct", "k": "AA"}]}),
-    ]
+    ],
+    ids=["error", "nonsense", "too deep", "empty", "secret"],
+)
+async def test_the_last_keys_go_on_while_the_provider_is_gone(serve: Serve, logged: LogLines, answer: Any) -> None:
+    """Errors, nonsense and empty sets do not take keys away, and are told."""
     provider = IdentityProvider()
 
     async def failing_later(exchange: Exchange) -> None:
         first = len(provider.server.exchanges) == 1
-        await exchange.answer(*((200, {"keys": provider.published}) if first else answers.pop(0)))
-        if not first and not answers:
-            answers.append((500, {}))
+        await exchange.answer(*((200, {"keys": provider.published}) if first else answer))
 
     provider.server.behave = failing_later
     async with provider.server, taking(serve, provider, jwks_refresh=0.02) as headgate:
         await provider.server.exchange(2)
+        await eventually(lambda: any(line["event"] == "signing_keys_not_fetched" for line in logged.lines))
         assert (await who(headgate, bearer(provider.token()))).candidates
         assert (await who(headgate, bearer(provider.token(sub="bob")))).candidates
-    assert [line for line in logged.lines if line["event"] == "signing_keys_not_fetched"]
 
 
 async def test_a_provider_that_is_down_at_the_start_stops_nobody_else(serve: Serve) -> None:
@@ -135,6 +140,16 @@ async def test_a_provider_that_is_down_at_the_start_stops_nobody_else(serve: Ser
         async with serve(providers=MOCK, auth=auth) as headgate:
             assert await refusal(headgate, down.token()) == "INVALID_CREDENTIALS"
             assert (await who(headgate, bearer(up.token()))).candidates
+
+
+async def test_an_odd_key_does_not_end_the_fetching_of_keys(serve: Serve) -> None:
+    """It is passed over, and the others of its set are taken."""
+    provider = IdentityProvider()
+    async with provider.server, taking(serve, provider, jwks_refresh=0.02) as headgate:
+        provider.published.append({"kty": "RSA", "alg": "none"})
+        await provider.server.exchange(len(provider.server.exchanges) + 2)
+        provider.rotate("second")
+        assert (await who(headgate, bearer(provider.token("second")))).candidates
 
 
 @pytest.mark.parametrize("algorithm", ["RS256", "PS256", "ES256", "EdDSA"])
@@ -170,6 +185,31 @@ async def test_a_verified_token_is_not_verified_again_and_ends_all_the_same(serv
         assert (await who(headgate, bearer(long))).candidates
         await headgate.application.reload(Config.model_validate({"server": server, "providers": MOCK, "auth": auth}))
         assert await refusal(headgate, long) == "INVALID_CREDENTIALS"
+
+
+async def test_an_issuer_is_made_anew_when_its_file_of_authorities_changed(serve: Serve, tmp_path: Path) -> None:
+    """The file's name in the configuration is the same as before; an issuer with nothing changed is kept."""
+    authorities = [trustme.CA(), trustme.CA()]
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authorities[1].issue_cert("127.0.0.1").configure_cert(context)
+    provider, other = IdentityProvider(), IdentityProvider("https://other.example.com")
+    file = tmp_path / "ca.pem"
+    authorities[0].cert_pem.write_to_path(file)
+
+    async def publish(exchange: Exchange) -> None:
+        await exchange.answer(200, {"keys": provider.published})
+
+    async with other.server, Vendor(publish, tls=context) as server:
+        issuers = [provider.settings(jwks_url=server.base_url, ca_file=str(file)), other.settings()]
+        auth = {"anonymous": False, "jwt": issuers, "failures": {"limit": 0}}
+        config = Config.model_validate({"providers": MOCK, "auth": auth, "server": {"listen": "127.0.0.1:0"}})
+        async with serve(providers=MOCK, auth=auth) as headgate:
+            kept = headgate.application.runtime.identity.issuers[other.issuer]
+            assert await refusal(headgate, provider.token()) == "INVALID_CREDENTIALS"
+            authorities[1].cert_pem.write_to_path(file)
+            await headgate.application.reload(config)
+            assert (await who(headgate, bearer(provider.token()))).candidates
+            assert headgate.application.runtime.identity.issuers[other.issuer] is kept
 
 
 async def test_what_tokens_entitle_to_is_the_issuers(serve: Serve) -> None:
@@ -211,6 +251,10 @@ def test_a_key_set_yields_no_secret_and_no_key_for_encryption() -> None:
             {"kty": "oct", "kid": "shared", "k": "c2VjcmV0", "alg": "HS256"},
             {"kty": "RSA", "kid": "broken", "n": "!", "e": "AQAB"},
             {"kty": "unheard-of", "kid": "new"},
+            {"kty": "RSA", "kid": "none", "alg": "none"},
+            {"kty": "RSA", "kid": "number", "n": 5, "e": "AQAB"},
+            {"kty": ["RSA"], "kid": "list", "alg": ["RS256"]},
+            {"kty": "EC", "kid": "point", "crv": "P-256", "x": 1, "y": 2, "alg": "ES256"},
             "nonsense",
         ]
     }

@@ -29,6 +29,7 @@ from headgate_server.principal import ANONYMOUS, Principal
 
 MAX_VERIFIED = 10_000
 RETRY_AFTER_SECONDS = 1.0
+NOT_VERIFIED = "too_many_failures"
 
 # One text for all, so that a caller learns nothing of what was wrong.
 INVALID = "the credentials are not valid"
@@ -105,7 +106,7 @@ class Authenticator:
         if not self.takes_credentials:
             return ANONYMOUS
         try:
-            token = presented_token(call.metadata)
+            token = presented_token(call.metadata, call.repeated)
             if token is None:
                 return self._without_token(call)
             if token.startswith(PREFIX):
@@ -144,14 +145,14 @@ class Authenticator:
     async def _of_jwt(self, token: str, call: Call) -> Principal:
         if principal := self.verified.get(token, self.issuers, time.time()):
             return principal
-        if self.failures.wait(peer_address(call.peer), time.monotonic()):
-            raise Refused("too_many_failures")  # a signature costs more to verify than a call to refuse
         claimed = stated(token) if self.issuers and token.count(".") == 2 else None
         if claimed is None:
             raise Refused("malformed")
         issuer = self.issuers.get(claimed[0])
         if issuer is None:
             raise Refused("unknown_issuer")
+        if not self.failures.may_verify(peer_address(call.peer), time.monotonic()):
+            raise Refused(NOT_VERIFIED)  # a signature costs more to verify than a call to refuse
         verified = await issuer.verify(token, claimed[1])
         self.verified.put(token, verified, issuer)
         return verified.principal
@@ -161,6 +162,8 @@ class Authenticator:
         address, now = peer_address(call.peer), time.monotonic()
         wait = self.failures.wait(address, now)
         self.events.failed(_failure(refused, address))
+        if refused.reason == NOT_VERIFIED:
+            return TooManyFailures(TOO_MANY, retry_after=RETRY_AFTER_SECONDS)
         if wait:
             return TooManyFailures(TOO_MANY, retry_after=wait)
         self.failures.record(address, now)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 
 from headgate_server.errors import CallerCredentialsRejected, InvalidRequest
 from headgate_server.identity.records import Refused
@@ -12,14 +12,17 @@ API_KEY = "x-api-key"
 PROVIDER_KEY = "x-provider-key-"
 
 Metadata = Mapping[str, str | bytes]
+NONE: Set[str] = frozenset()
 
 
-def presented_token(metadata: Metadata) -> str | None:
+def presented_token(metadata: Metadata, repeated: Set[str] = NONE) -> str | None:
     """The token of `authorization: Bearer` or `x-api-key`; None if there is neither.
 
     Raises:
-        Refused: it is of another scheme, or the two differ, so that nobody can know which one a proxy looked at.
+        Refused: it is of another scheme, or there are several, so that nobody can know which one a proxy looked at.
     """
+    if AUTHORIZATION in repeated or API_KEY in repeated:
+        raise Refused("contradictory")
     authorization, api_key = metadata.get(AUTHORIZATION), metadata.get(API_KEY)
     if authorization is None:
         return _token(api_key) if api_key is not None else None
@@ -32,12 +35,14 @@ def presented_token(metadata: Metadata) -> str | None:
     return token
 
 
-def provider_keys(metadata: Metadata, issuers: Collection[str], *, allowed: bool) -> dict[str, str]:
+def provider_keys(
+    metadata: Metadata, issuers: Collection[str], *, allowed: bool, repeated: Set[str] = NONE
+) -> dict[str, str]:
     """The caller's own vendor keys by issuer, from `x-provider-key-<issuer>`.
 
     Raises:
         CallerCredentialsRejected: the operator does not allow them.
-        InvalidRequest: there is no such issuer, or that is no key.
+        InvalidRequest: there is no such issuer, or that is no key, or two.
     """
     found: dict[str, str] = {}
     for name, value in metadata.items():
@@ -45,6 +50,8 @@ def provider_keys(metadata: Metadata, issuers: Collection[str], *, allowed: bool
             continue
         if not allowed:
             raise CallerCredentialsRejected("callers' own provider keys are not accepted here")
+        if name in repeated:
+            raise InvalidRequest.at(name, "is given more than once")
         issuer = name.removeprefix(PROVIDER_KEY)
         if issuer not in issuers:
             raise InvalidRequest.at(name, "no provider of this issuer is configured")

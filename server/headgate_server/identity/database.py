@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+import json
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import lru_cache
 from sqlite3 import OperationalError
 from typing import Any
 
 import structlog
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, Row, String, event, func, insert, select, update
+from sqlalchemy import Row, String, event, func, insert, select, update
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from headgate_server.config import Limit
 from headgate_server.identity.events import SecurityEvent
-from headgate_server.identity.key_store import Changes
+from headgate_server.identity.key_store import PAGE
 from headgate_server.identity.keys import ApiKey, digest, new_key
 from headgate_server.identity.migrations import upgrade
-from headgate_server.identity.records import KeyRecord, NewKey, NoSuchKey
+from headgate_server.identity.records import REVOKED, KeyRecord, NewKey, NoSuchKey
 from headgate_server.identity.tables import keys, revisions, security_events
 from headgate_server.principal import Principal
 from headgate_server.printing import printable
 
 CONNECT_SECONDS = 5
+MAX_LIMITS = 1_000
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 
 log = structlog.get_logger(component="identity")
@@ -51,15 +54,23 @@ class SqlKeyDatabase:
         """Closes every connection."""
         await self._engine.dispose()
 
-    async def changes(self, revision: int, known: Set[str]) -> Changes:
-        """The keys that changed; or all of them, if some vanished or the database was put back to an older state."""
+    async def state(self) -> tuple[int, int]:
+        """The number of changes ever made, and the number of keys."""
         async with self._engine.connect() as connection:
-            current, number = (await connection.execute(_STATE)).one()
-            if current == revision and number == len(known):
-                return Changes(revision, {}, complete=False)
-            changed = await _records(connection, keys.c.revision > revision)
-            complete = current < revision or len(known | changed.keys()) != number
-            return Changes(current, await _records(connection) if complete else changed, complete)
+            revision, number = (await connection.execute(_STATE)).one()
+            return revision, number
+
+    async def changed(self, revision: int, after: str) -> Sequence[KeyRecord]:
+        """The first PAGE keys that changed since a revision, of those whose name is behind `after`, by name."""
+        statement = select(keys).where(keys.c.revision > revision, keys.c.id > after).order_by(keys.c.id).limit(PAGE)
+        async with self._engine.connect() as connection:
+            return [_record(row) for row in await connection.execute(statement)]
+
+    async def names(self, after: str) -> Sequence[str]:
+        """The first PAGE names of keys behind `after`, in order."""
+        statement = select(keys.c.id).where(keys.c.id > after).order_by(keys.c.id).limit(PAGE)
+        async with self._engine.connect() as connection:
+            return (await connection.scalars(statement)).all()
 
     async def list(self) -> Sequence[Mapping[str, Any]]:
         """Every key, oldest first, as a mapping of columns without the digests."""
@@ -163,17 +174,12 @@ def _change(kind: str, key_id: str, tenant: str, now: float, actor: str) -> Secu
     return SecurityEvent(kind, tenant=tenant, key_id=key_id, time=now, detail={"actor": actor})
 
 
-async def _records(connection: AsyncConnection, *where: ColumnElement[bool]) -> dict[str, KeyRecord]:
-    rows = await connection.execute(select(keys).where(*where))
-    return {row.id: _record(row) for row in rows}
-
-
 def _record(row: Row[Any]) -> KeyRecord:
     """The key of a row. One that cannot be read, as of a later version, lets nobody in, and holds up no others."""
-    ended = "revoked" if row.revoked_at is not None else ""
+    ended = REVOKED if row.revoked_at is not None else ""
     limits: tuple[Limit, ...] = ()
     try:
-        limits = tuple(Limit.model_validate(limit) for limit in row.limits)
+        limits = _limits(json.dumps(row.limits)) if row.limits else ()
     except ValidationError:
         log.error("key_limits_unreadable", key_id=row.id, tenant=row.tenant)
         ended = "unreadable"
@@ -192,6 +198,12 @@ def _record(row: Row[Any]) -> KeyRecord:
         expires_at=row.expires_at,
         ended=ended,
     )
+
+
+@lru_cache(MAX_LIMITS)
+def _limits(text: str) -> tuple[Limit, ...]:
+    """A key's own limits. Very many keys have the same, and to check them takes longer than all else of a key."""
+    return tuple(Limit.model_validate(limit) for limit in json.loads(text))
 
 
 def _shown(row: Row[Any]) -> Mapping[str, Any]:

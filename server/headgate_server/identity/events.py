@@ -99,7 +99,7 @@ class SecurityEvents:
 
     def record(self, event: SecurityEvent) -> None:
         """Tells of an event; never waits."""
-        _log(event)
+        tell(event)
         self._enqueue(event)
 
     def failed(self, event: SecurityEvent) -> None:
@@ -156,7 +156,8 @@ class SecurityEvents:
             self._lost += 1
 
 
-def _log(event: SecurityEvent) -> None:
+def tell(event: SecurityEvent) -> None:
+    """Tells the log alone, of what is kept already."""
     fields = {
         "reason": event.reason,
         "tenant": event.tenant,

@@ -7,12 +7,13 @@ from ipaddress import IPv6Network, ip_address
 from urllib.parse import unquote
 
 MAX_ADDRESSES = 10_000
+VERIFICATIONS_PER_SECOND = 10
 
 
-class FailedAttempts:
-    """A bucket of `limit` failures for each address, which fills anew within `window` seconds. 0 limits nothing.
+class Buckets:
+    """A bucket of `limit` for each address, which fills anew within `window` seconds. 0 limits nothing.
 
-    Remembers the addresses that failed last, and no more than MAX_ADDRESSES of them.
+    Remembers the addresses that took last, and no more than MAX_ADDRESSES of them.
     """
 
     def __init__(self, limit: int, window: float) -> None:
@@ -24,14 +25,14 @@ class FailedAttempts:
         return len(self._buckets)
 
     def wait(self, address: str, now: float) -> float:
-        """Seconds until the address may fail again; 0 if it may now."""
+        """Seconds until the address may take again; 0 if it may now."""
         if not self._limit or address not in self._buckets:
             return 0.0
         left = self._left(address, now)
         return 0.0 if left >= 1 else (1 - left) / self._pace
 
     def record(self, address: str, now: float) -> None:
-        """Another failure."""
+        """It takes one more."""
         if not self._limit:
             return
         self._buckets[address] = (max(0.0, self._left(address, now) - 1), now)
@@ -42,6 +43,23 @@ class FailedAttempts:
     def _left(self, address: str, now: float) -> float:
         left, since = self._buckets.get(address, (float(self._limit), now))
         return min(float(self._limit), left + (now - since) * self._pace)
+
+
+class FailedAttempts(Buckets):
+    """A bucket of failures for each address; who has emptied it has few tokens verified, which cost the most."""
+
+    def __init__(self, limit: int, window: float) -> None:
+        super().__init__(limit, window)
+        self._verifications = Buckets(VERIFICATIONS_PER_SECOND, 1.0)
+
+    def may_verify(self, address: str, now: float) -> bool:
+        """Whether a signature is verified for the address now: behind the same proxy others are honest."""
+        if not self.wait(address, now):
+            return True
+        if self._verifications.wait(address, now):
+            return False
+        self._verifications.record(address, now)
+        return True
 
 
 def peer_address(peer: str) -> str:

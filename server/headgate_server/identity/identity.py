@@ -22,8 +22,6 @@ from headgate_server.transports.aiohttp import AiohttpTransport
 if TYPE_CHECKING:
     from headgate_server.identity.database import SqlKeyDatabase
 
-FIRST_KEYS_SECONDS = 10.0
-
 
 class KeptCurrent(Protocol):
     """What is read again and again in the background."""
@@ -38,13 +36,23 @@ class KeptCurrent(Protocol):
 
 
 class Identity:
-    """Takes over from `previous` what its settings leave unchanged: the key store, fetched keys, what is counted."""
+    """Takes over from `previous` what its settings leave unchanged: the key store, fetched keys, what is counted.
+
+    Raises:
+        OSError: a file of authorities cannot be read any more.
+    """
 
     def __init__(self, auth: Auth, previous: Identity | None = None) -> None:
+        self._authorities = {config.issuer: config.ca_file and config.ca_file.read_bytes() for config in auth.jwt}
         self.auth = auth
         self.events: SecurityEvents = previous.events if previous else SecurityEvents()
         self.store = _store(auth, previous)
-        self.issuers = {config.issuer: _issuer(config, previous) for config in auth.jwt}
+        self.issuers: dict[str, Issuer] = {
+            config.issuer: previous.issuers[config.issuer]
+            if previous and self._keeps(config, previous)
+            else _issuer(config)
+            for config in auth.jwt
+        }
         static = {name: _static_record(name, key) for name, key in auth.keys.items()}
         static_keys: list[KeySource] = [StaticKeys(static)] if static else []
         self.authenticator: Authenticator = Authenticator(
@@ -58,18 +66,27 @@ class Identity:
             verified=previous.authenticator.verified if previous else VerifiedTokens(),
         )
 
-    async def start(self) -> None:
-        """Reads the first keys, though it does not wait long: what cannot be read now is read later."""
+    async def start(self, patience: float) -> None:
+        """Reads the first keys, and waits at most `patience` seconds: what cannot be read now is read later."""
         sources: list[KeptCurrent] = [issuer.keys for issuer in self.issuers.values()]
         if self.store:
             sources.append(self.store)
         for source in sources:
             source.start()
         with suppress(TimeoutError):
-            async with asyncio.timeout(FIRST_KEYS_SECONDS):
+            async with asyncio.timeout(patience):
                 await asyncio.gather(*(source.tried() for source in sources))
-        self.events.sink = self.store
+        self.keep_events()
         self.events.start()
+
+    def keep_events(self) -> None:
+        """Security events go to this configuration's store from now on."""
+        self.events.sink = self.store
+
+    def _keeps(self, config: JwtIssuer, previous: Identity) -> bool:
+        """Nothing of the issuer changed, nor what its file of authorities holds."""
+        name = config.issuer
+        return config in previous.auth.jwt and self._authorities[name] == previous._authorities[name]
 
     async def close(self, successor: Identity | None = None) -> None:
         """Closes what the successor did not take over."""
@@ -108,9 +125,7 @@ def _failures(auth: Auth, previous: Identity | None) -> FailedAttempts:
     return FailedAttempts(auth.failures.limit, auth.failures.window)
 
 
-def _issuer(config: JwtIssuer, previous: Identity | None) -> Issuer:
-    if previous and config in previous.auth.jwt:
-        return previous.issuers[config.issuer]
+def _issuer(config: JwtIssuer) -> Issuer:
     return Issuer(
         name=config.issuer,
         audiences=config.audiences,

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import structlog
 
-from headgate_server.errors import GatewayError
 from headgate_server.identity.jwt import VerificationKey, verification_keys
 from headgate_server.transports.base import HttpRequest, Transport
 
@@ -116,8 +115,8 @@ class FetchedKeys:
                 raise ValueError("holds no key for signatures")
         except TimeoutError:
             log.warning("signing_keys_not_fetched", url=self._url, detail="too slow")
-        except (GatewayError, OSError, ValueError) as error:
-            detail = getattr(error, "vendor_detail", "") or str(error)
+        except Exception as error:  # whatever a set may hold: the last keys must go on, and be asked for again
+            detail = getattr(error, "vendor_detail", "") or str(error) or type(error).__name__
             log.warning("signing_keys_not_fetched", url=self._url, detail=detail)
         else:
             if keys != self._keys:

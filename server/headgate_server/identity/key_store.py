@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import structlog
 
-from headgate_server.identity.events import SecurityEvent
-from headgate_server.identity.records import KeyRecord
+from headgate_server.identity.events import SecurityEvent, tell
+from headgate_server.identity.records import REVOKED, KeyRecord
 
 READ_SECONDS = 3.0
 CLOSE_SECONDS = 5.0
 MAX_DETAIL = 256
+PAGE = 500
+"""Keys that are read at once: the event loop has other things to do between any two pages."""
+
+T = TypeVar("T")
 
 log = structlog.get_logger(component="identity")
 
@@ -32,15 +35,6 @@ class StaticKeys:
         return self._records.get(key_id)
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What changed of the keys until `revision`; `complete` means that these are all of them."""
-
-    revision: int
-    records: Mapping[str, KeyRecord]
-    complete: bool
-
-
 class KeyDatabase(Protocol):
     """Where keys and security events are kept for good."""
 
@@ -48,8 +42,16 @@ class KeyDatabase(Protocol):
         """Makes or migrates the tables, where that is this process's to do."""
         ...
 
-    async def changes(self, revision: int, known: Set[str]) -> Changes:
-        """What changed since a revision at which these keys were known."""
+    async def state(self) -> tuple[int, int]:
+        """The number of changes ever made, and the number of keys."""
+        ...
+
+    async def changed(self, revision: int, after: str) -> Sequence[KeyRecord]:
+        """The first PAGE keys that changed since a revision, of those whose name is behind `after`, by name."""
+        ...
+
+    async def names(self, after: str) -> Sequence[str]:
+        """The first PAGE names of keys behind `after`, in order."""
         ...
 
     async def append(self, events: Sequence[SecurityEvent]) -> None:
@@ -109,8 +111,7 @@ class KeyStore:
     async def _keep_current(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(READ_SECONDS):
-                    await self._read()
+                await self._read()
             except Exception as error:  # whatever a database driver raises: the last known keys must go on
                 self._tell_failure(error)
             else:
@@ -119,15 +120,32 @@ class KeyStore:
             await asyncio.sleep(self._interval)
 
     async def _read(self) -> None:
+        """Reads what changed. Keys that change meanwhile have a later revision, and are read the next time."""
         if not self._prepared:
-            await self._database.prepare()
+            await _soon(self._database.prepare())
             self._prepared = True
-        changes = await self._database.changes(self._revision, self._records.keys())
-        if changes.complete:
-            self._records = dict(changes.records)
-        else:
-            self._records.update(changes.records)
-        self._revision = changes.revision
+        revision, number = await _soon(self._database.state())
+        if (revision, number) == (self._revision, len(self._records)):
+            return
+        known = self._records if revision >= self._revision else {}  # else it was put back to an older state
+        records = {**known, **await self._changed(self._revision if known else -1)}
+        if known and len(records) != number:
+            records = await self._there(records)
+        if self.is_known:
+            for event in _changes(self._records, records):
+                tell(event)
+        self._records, self._revision = records, revision
+
+    async def _there(self, records: Mapping[str, KeyRecord]) -> dict[str, KeyRecord]:
+        """Those of the records that have not vanished from the database, and whatever came without a revision."""
+        names = set(await _paged(self._database.names, lambda name: name))
+        if names <= records.keys():
+            return {name: record for name, record in records.items() if name in names}
+        return await self._changed(-1)
+
+    async def _changed(self, revision: int) -> dict[str, KeyRecord]:
+        found = await _paged(lambda after: self._database.changed(revision, after), _name)
+        return {_name(record): record for record in found}
 
     def _tell_failure(self, error: Exception) -> None:
         if not self._failing:
@@ -140,3 +158,41 @@ class KeyStore:
         if self._failing:
             log.info("key_store_reachable_again", keys=len(self._records))
         self._failing = False
+
+
+def _changes(before: Mapping[str, KeyRecord], after: Mapping[str, KeyRecord]) -> Iterator[SecurityEvent]:
+    """What happened to keys; whoever did it has kept it in the database."""
+    for name, record in after.items():
+        if record is not (earlier := before.get(name)) and (kind := _kind(earlier, record)):
+            yield SecurityEvent(kind, tenant=record.principal.tenant, key_id=name)
+    for name in before.keys() - after.keys():
+        if before[name].ended != REVOKED:
+            yield SecurityEvent("key_revoked", reason="vanished", tenant=before[name].principal.tenant, key_id=name)
+
+
+def _kind(before: KeyRecord | None, after: KeyRecord) -> str:
+    if before is None:
+        return "key_created"
+    if after.ended == REVOKED != before.ended:
+        return "key_revoked"
+    return "key_rotated" if after.digest != before.digest else ""
+
+
+def _name(record: KeyRecord) -> str:
+    return record.principal.key_id
+
+
+async def _paged(read: Callable[[str], Awaitable[Sequence[T]]], name: Callable[[T], str]) -> list[T]:
+    """All that `read` finds, a page at a time."""
+    found: list[T] = []
+    page = await _soon(read(""))
+    while page:
+        found += page
+        page = await _soon(read(name(page[-1]))) if len(page) == PAGE else ()
+    return found
+
+
+async def _soon(reading: Awaitable[T]) -> T:
+    """One step of the database, which must not take long."""
+    async with asyncio.timeout(READ_SECONDS):
+        return await reading

@@ -9,6 +9,8 @@ from typing import Any
 
 from headgate_server.principal import Principal
 
+REVOKED = "revoked"
+
 
 class Refused(Exception):
     """Credentials that nobody is let in with. `reason` and `key_id` are for the log; the caller is told neither."""

@@ -18,7 +18,7 @@ async def auth(call: Call) -> AsyncIterator[None]:
     runtime = call.runtime
     call.principal = await runtime.identity.authenticator.authenticate(call)
     allowed = runtime.config.auth.caller_provider_keys
-    call.provider_keys = provider_keys(call.metadata, runtime.issuers, allowed=allowed)
+    call.provider_keys = provider_keys(call.metadata, runtime.issuers, allowed=allowed, repeated=call.repeated)
     yield
 
 
