@@ -199,7 +199,7 @@ async def test_a_request_that_is_wrong_all_over_is_not_read_to_its_end(demo: Hea
     request = ask("x" * 100_000)
     request.messages[0].parts.extend(pb.Part() for _ in range(100_000))
     failed = await failing(demo.stub.Generate(request))
-    assert failed.fields[0] == "messages[0].parts[1]"
+    assert failed.fields[:2] == ["model", "messages[0].parts[1]"]
     (line,) = logged.calls
     assert len(str(line)) < 2000
 
