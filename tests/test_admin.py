@@ -391,6 +391,12 @@ async def test_a_host_that_is_not_ours_is_refused(demo: Headgate, host: str) -> 
         assert headers["x-content-type-options"] == "nosniff"
 
 
+async def test_a_listener_for_other_machines_goes_by_any_name(serve: Serve) -> None:
+    """Prometheus scrapes it by its service's name; who can reach it needs no rebinding."""
+    async with serve(providers=DEMO, admin={"listen": "0.0.0.0:0"}) as headgate:
+        assert (await get(headgate, "/readyz", host="headgate.monitoring.svc:9464"))[:2] == (200, "ready\n")
+
+
 @pytest.mark.parametrize("host", ["10.1.2.3:9464", "[::1]:9464", "localhost", "LOCALHOST:9464"])
 async def test_probes_and_people_are_answered_by_address(demo: Headgate, host: str) -> None:
     """Kubernetes and Prometheus ask by the address of the pod."""
