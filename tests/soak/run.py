@@ -16,7 +16,7 @@ from tests.soak.callers import Outcome, Plan, call, plans
 from tests.soak.vendors import Vendors, sections
 
 WARM_UP_SHARE = 0.2
-SETTLE_SECONDS = 5.0
+SETTLE_SECONDS = 20.0
 KEPT_OBJECTS = 4000
 KEPT_BYTES = 8 * 1024 * 1024
 """Growth that is no leak: pools that happen to be fuller, and what the allocator does not give back."""
@@ -72,8 +72,13 @@ async def soak(options: Options) -> Report:
                 reloading.cancel()
                 with suppress(asyncio.CancelledError):
                     await reloading
-            await eventually(lambda: not vendors.open_connections, SETTLE_SECONDS)
-        await eventually(lambda: asyncio.all_tasks() <= others, SETTLE_SECONDS)
+            with suppress(TimeoutError):
+                await eventually(lambda: not vendors.open_connections, SETTLE_SECONDS)
+            if vendors.open_connections:
+                report.problems.append(f"{vendors.open_connections} connections left open")
+        with suppress(TimeoutError):
+            await eventually(lambda: asyncio.all_tasks() <= others, SETTLE_SECONDS)
+        report.problems += [f"left over: {task.get_coro()}" for task in asyncio.all_tasks() - others]
     report.attempts, report.requests, report.faults = log.attempts, vendors.requests, vendors.faults
     report.grown = after[0] - before[0], after[1] - before[1]
     report.problems += log.errors
