@@ -11,28 +11,19 @@ from headgate import v1 as pb
 
 from tests.conftest import LogLines, Serve
 from tests.headgate_process import ask, eventually, failing, until_failure
-from tests.vendor import Exchange, Vendor, answers_text, sse, text_chunk
+from tests.vendor import (
+    Exchange,
+    Vendor,
+    answers_text,
+    floods,
+    stalls_before_headers,
+    stalls_in_the_stream,
+)
 
 
 def patient(seconds: float) -> dict[str, Any]:
     """Routing with that default deadline."""
     return {"default_deadline": seconds, "retry": {"max_attempts": 1}}
-
-
-async def silent(exchange: Exchange) -> None:
-    await exchange.caller_closed.wait()
-
-
-async def stops_after_text(exchange: Exchange) -> None:
-    await exchange.begin()
-    await exchange.chunk(sse(text_chunk("Hello")))
-    await exchange.caller_closed.wait()
-
-
-async def floods(exchange: Exchange) -> None:
-    await exchange.begin()
-    while not exchange.caller_closed.is_set():
-        await exchange.chunk(sse(text_chunk("x" * 100_000)))
 
 
 def at(vendor: Vendor) -> dict[str, Any]:
@@ -56,7 +47,7 @@ async def test_a_call_without_deadline_is_warned(serve: Serve) -> None:
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_the_default_deadline_is_a_timeout_of_ours(serve: Serve, streamed: bool) -> None:
     """Before the commit point it is UNAVAILABLE, and its phase says that it was the default."""
-    async with Vendor(silent) as vendor, serve(providers=at(vendor), routing=patient(0.2)) as headgate:
+    async with Vendor(stalls_before_headers) as vendor, serve(providers=at(vendor), routing=patient(0.2)) as headgate:
         rpc = headgate.stub.StreamGenerate if streamed else headgate.stub.Generate
         failed = await failing(rpc(ask("v/m")))
     assert (failed.code, failed.reason) == (grpc.StatusCode.UNAVAILABLE, "PROVIDER_TIMEOUT")
@@ -68,7 +59,7 @@ async def test_no_other_target_is_blamed_for_the_default_deadline(
     serve: Serve, logged: LogLines, streamed: bool
 ) -> None:
     """The time is up for the whole call: the next target is not asked, and its record stays clean."""
-    async with Vendor(silent) as slow, Vendor(answers_text) as healthy:
+    async with Vendor(stalls_before_headers) as slow, Vendor(answers_text) as healthy:
         providers = {**at(slow), "w": at(healthy)["v"]}
         models = {"m": {"targets": [{"provider": name, "model": "x"} for name in providers]}}
         async with serve(providers=providers, models=models, routing=patient(0.2)) as headgate:
@@ -80,7 +71,7 @@ async def test_no_other_target_is_blamed_for_the_default_deadline(
 
 async def test_after_the_commit_point_the_default_deadline_interrupts(serve: Serve) -> None:
     """What was delivered is said to be partial."""
-    async with Vendor(stops_after_text) as vendor, serve(providers=at(vendor), routing=patient(0.3)) as headgate:
+    async with Vendor(stalls_in_the_stream) as vendor, serve(providers=at(vendor), routing=patient(0.3)) as headgate:
         events, failed = await until_failure(headgate.stub.StreamGenerate(ask("v/m")))
     assert (failed.code, failed.reason) == (grpc.StatusCode.ABORTED, "STREAM_INTERRUPTED")
     assert failed.facts["phase"] == "default_deadline"
@@ -89,7 +80,7 @@ async def test_after_the_commit_point_the_default_deadline_interrupts(serve: Ser
 
 async def test_the_callers_own_deadline_stays_the_callers(serve: Serve, logged: LogLines) -> None:
     """However short the server's default: a call with a deadline has that one alone."""
-    async with Vendor(silent) as vendor, serve(providers=at(vendor), routing=patient(0.05)) as headgate:
+    async with Vendor(stalls_before_headers) as vendor, serve(providers=at(vendor), routing=patient(0.05)) as headgate:
         call = headgate.stub.Generate(ask("v/m"), timeout=0.3)
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await call
@@ -145,7 +136,7 @@ async def test_the_default_deadline_is_not_held_against_the_target(serve: Serve)
         await asyncio.sleep(0.4)
         await answers_text(exchange)
 
-    async with Vendor(silent) as stalling, Vendor(slow) as healthy:
+    async with Vendor(stalls_before_headers) as stalling, Vendor(slow) as healthy:
         providers = {
             "a": {"adapter": "openai", "base_url": stalling.base_url, "clocks": {"total": 0.3}},
             "b": {"adapter": "openai", "base_url": healthy.base_url, "breaker": {"consecutive_failures": 1}},

@@ -12,23 +12,9 @@ from headgate import v1 as pb
 
 from tests.conftest import LogLines, Serve
 from tests.headgate_process import Headgate, ask, failing, until_failure, user
-from tests.vendor import (
-    Exchange,
-    Vendor,
-    answers_text,
-    completion,
-    finish_chunk,
-    sse,
-    text_chunk,
-    usage_chunk,
-)
+from tests.vendor import Exchange, Vendor, answers_text, at, completion, finish_chunk, sse, text_chunk, usage_chunk
 
 Provider = dict[str, Any]
-
-
-def at(vendor: Vendor, **settings: Any) -> Provider:
-    """A provider of OpenAI's wire at this vendor."""
-    return {"adapter": "openai", "base_url": vendor.base_url, **settings}
 
 
 def alias(*providers: str) -> dict[str, Any]:

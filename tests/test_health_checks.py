@@ -10,7 +10,7 @@ from headgate import v1 as pb
 
 from tests.conftest import LogLines, Serve
 from tests.headgate_process import Headgate, ask
-from tests.vendor import Exchange, Vendor, answers_text
+from tests.vendor import Exchange, Vendor, answers_text, at
 
 CHECKED = {"retry": {"max_attempts": 1}, "health": {"interval": 0.1, "timeout": 0.3}}
 
@@ -37,11 +37,6 @@ def listing(status: int) -> Any:
 
 async def stalls(exchange: Exchange) -> None:
     await exchange.caller_closed.wait()
-
-
-def at(vendor: Vendor, **settings: Any) -> dict[str, Any]:
-    """A provider of OpenAI's wire at this vendor."""
-    return {"adapter": "openai", "base_url": vendor.base_url, **settings}
 
 
 async def provider(headgate: Headgate, name: str = "v") -> pb.ProviderHealth:

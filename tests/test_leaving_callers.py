@@ -13,31 +13,15 @@ from headgate import v1 as pb
 
 from tests.conftest import LogLines, Serve
 from tests.headgate_process import ask
-from tests.vendor import Exchange, Vendor, sse, text_chunk
+from tests.vendor import Exchange, Vendor, floods, stalls_before_headers, stalls_in_the_stream
 
 WITHIN_SECONDS = 1.0
-
-
-async def stalls_before_headers(exchange: Exchange) -> None:
-    await exchange.caller_closed.wait()
 
 
 async def stalls_before_content(exchange: Exchange) -> None:
     await exchange.begin()
     await exchange.chunk(b": waiting\n\n")
     await exchange.caller_closed.wait()
-
-
-async def stalls_in_the_stream(exchange: Exchange) -> None:
-    await exchange.begin()
-    await exchange.chunk(sse(text_chunk("Hello")))
-    await exchange.caller_closed.wait()
-
-
-async def floods(exchange: Exchange) -> None:
-    await exchange.begin()
-    while not exchange.caller_closed.is_set():
-        await exchange.chunk(sse(text_chunk("x" * 10_000)))
 
 
 BEHAVIOURS = {

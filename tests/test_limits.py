@@ -13,7 +13,7 @@ from headgate import v1 as pb
 from headgate_server.config import Config
 from tests.conftest import Serve
 from tests.headgate_process import ask, failing
-from tests.vendor import Exchange, Vendor, answers_text, completion, sse, text_chunk, usage_chunk
+from tests.vendor import Exchange, Vendor, answers_text, at, completion, sse, text_chunk, usage_chunk
 
 Rule = dict[str, Any]
 MINUTE = 60
@@ -22,11 +22,6 @@ MINUTE = 60
 def limits(*rules: Rule, **settings: Any) -> dict[str, Any]:
     """A limits section of these rules."""
     return {"rules": list(rules), **settings}
-
-
-def at(vendor: Vendor, **settings: Any) -> dict[str, Any]:
-    """A provider of OpenAI's wire at this vendor, which is asked once."""
-    return {"adapter": "openai", "base_url": vendor.base_url, **settings}
 
 
 def alias(*providers: str) -> dict[str, Any]:

@@ -24,12 +24,7 @@ from tests.conftest import LogLines
 from tests.headgate_process import Headgate, ask, configured, eventually, failing, running
 from tests.identity.callers import IdentityProvider, bearer, who
 from tests.tools import headgate_serve
-from tests.vendor import Exchange, Vendor, answers_text, finish_chunk, sse, text_chunk
-
-
-def at(vendor: Vendor, **settings: Any) -> dict[str, Any]:
-    """A provider of OpenAI's wire at this vendor."""
-    return {"adapter": "openai", "base_url": vendor.base_url, **settings}
+from tests.vendor import Exchange, Vendor, answers_text, at, finish_chunk, sse, text_chunk
 
 
 async def test_calls_in_flight_finish_on_the_old_configuration() -> None:

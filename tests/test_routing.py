@@ -16,12 +16,17 @@ from headgate import v1 as pb
 from headgate_server.config import ConfigError, load
 from tests.conftest import LogLines, Serve
 from tests.headgate_process import Headgate, ask, failing, user
-from tests.vendor import Behaviour, Exchange, Vendor, answers_text, completion, finish_chunk, text_chunk, usage_chunk
-
-
-def at(vendor: Vendor, **settings: Any) -> dict[str, Any]:
-    """A provider of OpenAI's wire at this vendor."""
-    return {"adapter": "openai", "base_url": vendor.base_url, **settings}
+from tests.vendor import (
+    Behaviour,
+    Exchange,
+    Vendor,
+    answers_text,
+    at,
+    completion,
+    finish_chunk,
+    text_chunk,
+    usage_chunk,
+)
 
 
 def to(provider: str, model: str = "m", **settings: Any) -> dict[str, Any]:

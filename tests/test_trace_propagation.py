@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import grpc.aio
 import pytest
@@ -16,7 +15,7 @@ from tests.collector import Collector, collecting
 from tests.conftest import LogLines, Serve
 from tests.headgate_process import ask
 from tests.tools import headgate_serve
-from tests.vendor import Exchange, Vendor, answers_text
+from tests.vendor import Exchange, Vendor, answers_text, at
 
 TRACES = {"traces": {"enabled": True}}
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -26,11 +25,6 @@ CALLERS = (
     ("tracestate", "vendor=opaque"),
     ("baggage", "user=alice"),
 )
-
-
-def at(vendor: Vendor, **settings: Any) -> dict[str, Any]:
-    """A provider of OpenAI's wire at this vendor."""
-    return {"adapter": "openai", "base_url": vendor.base_url, **settings}
 
 
 async def test_a_callers_trace_is_continued_up_to_the_vendor(serve: Serve, collector: Collector) -> None:

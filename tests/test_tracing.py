@@ -29,6 +29,7 @@ from tests.vendor import (
     Exchange,
     Vendor,
     answers_text,
+    at,
     completion,
     finish_chunk,
     sse,
@@ -38,11 +39,6 @@ from tests.vendor import (
 
 TRACES = {"traces": {"enabled": True}}
 Provider = dict[str, Any]
-
-
-def at(vendor: Vendor, **settings: Any) -> Provider:
-    """A provider of OpenAI's wire at this vendor."""
-    return {"adapter": "openai", "base_url": vendor.base_url, **settings}
 
 
 def alias(*providers: str, **settings: Any) -> dict[str, Any]:

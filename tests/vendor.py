@@ -220,3 +220,27 @@ async def answers_text(exchange: Exchange) -> None:
         await exchange.stream([text_chunk("Hello"), text_chunk(" there"), finish_chunk(), usage_chunk()])
     else:
         await exchange.answer(200, completion())
+
+
+async def stalls_before_headers(exchange: Exchange) -> None:
+    """Never answers."""
+    await exchange.caller_closed.wait()
+
+
+async def stalls_in_the_stream(exchange: Exchange) -> None:
+    """Sends one word, and then nothing."""
+    await exchange.begin()
+    await exchange.chunk(sse(text_chunk("Hello")))
+    await exchange.caller_closed.wait()
+
+
+async def floods(exchange: Exchange) -> None:
+    """Sends text without end, as fast as it is taken."""
+    await exchange.begin()
+    while not exchange.caller_closed.is_set():
+        await exchange.chunk(sse(text_chunk("x" * 100_000)))
+
+
+def at(vendor: Vendor, **settings: Any) -> dict[str, Any]:
+    """A provider of OpenAI's wire at this vendor."""
+    return {"adapter": "openai", "base_url": vendor.base_url, **settings}
