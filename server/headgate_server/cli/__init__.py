@@ -114,7 +114,9 @@ def serve(*, config: Path | None = None) -> int:
     except ConfigError as error:
         raise Failed(USAGE, str(error)) from error
     from headgate_server.app import run
+    from headgate_server.tls import hold_to_minimum_version
 
+    hold_to_minimum_version(configuration.server.tls)
     try:
         run(configuration, named_file(config, os.environ), os.environ)
     except OSError as error:

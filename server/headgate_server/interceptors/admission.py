@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from headgate_server.call import Call, CallRegistry
@@ -12,14 +12,16 @@ from headgate_server.interceptors.base import Interceptor
 RETRY_AFTER_SECONDS = 1.0
 
 
-def admission(calls: CallRegistry) -> Interceptor:
-    """Refuses a call while `server.max_concurrent_calls` others are in flight; 0 refuses none."""
+def admission(calls: CallRegistry, short_of_memory: Callable[[], bool]) -> Interceptor:
+    """Refuses a call while `server.max_concurrent_calls` others are in flight (0 refuses none), or memory is short."""
 
     @asynccontextmanager
     async def around(call: Call) -> AsyncIterator[None]:
         limit = call.runtime.config.server.max_concurrent_calls
         if limit and len(calls) > limit:
             raise GatewayOverloaded(f"{limit} calls are in flight already", retry_after=RETRY_AFTER_SECONDS)
+        if short_of_memory():
+            raise GatewayOverloaded("the server is short of memory", retry_after=RETRY_AFTER_SECONDS)
         yield
 
     return around

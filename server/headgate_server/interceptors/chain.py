@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError, Message
 from headgate_server.call import REQUEST_ID, Call, CallRegistry
 from headgate_server.errors import InvalidRequest
 from headgate_server.interceptors.base import Interceptor
+from headgate_server.receiving import Reception
 
 if TYPE_CHECKING:
     # grpcio's own classes are generic for type checkers only.
@@ -45,10 +46,12 @@ class Chain(grpc.aio.ServerInterceptor):
         *,
         before_parse: Sequence[Interceptor],
         after_parse: Sequence[Interceptor] = (),
+        reception: Reception | None = None,
     ) -> None:
         self._prefix = f"/{service}/"
         self._calls = calls
         self._runtime = runtime
+        self._reception = reception or Reception()
         self._before_parse = tuple(before_parse)
         self._after_parse = tuple(after_parse)
         self._handlers: dict[str, Handler] = {}
@@ -94,10 +97,10 @@ class Chain(grpc.aio.ServerInterceptor):
 
     def _around(self, handler: Handler, respond: Respond) -> Respond:
         parsed = _within(self._after_parse, respond)
-        parse = handler.request_deserializer
+        parse, receive = handler.request_deserializer, self._reception.read
 
         async def parse_and_respond(call: Call) -> Any:
-            call.request = _parse(parse, await call.context.read())
+            call.request = _parse(parse, await receive(call))
             return await parsed(call)
 
         return _within(self._before_parse, parse_and_respond)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from headgate import v1 as pb
@@ -30,7 +30,7 @@ class RunningServer(Collector):
         self,
         calls: CallRegistry,
         runtime: Callable[[], Runtime],
-        certificates: CertificateFiles | None,
+        certificates: Sequence[CertificateFiles],
         now: Callable[[], float],
     ) -> None:
         self._calls = calls
@@ -50,9 +50,9 @@ class RunningServer(Collector):
         yield from self._targets(runtime)
         yield from _providers(runtime)
         if self._certificates:
-            yield _family(names.CERTIFICATE_CHANGED, {(): self._certificates.changed_at})
+            yield _family(names.CERTIFICATE_CHANGED, {(): min(files.changed_at for files in self._certificates)})
             refusals = CounterMetricFamily(names.CERTIFICATE_REFUSALS.name, names.CERTIFICATE_REFUSALS.help)
-            refusals.add_metric((), self._certificates.refusals)
+            refusals.add_metric((), max(files.refusals for files in self._certificates))
             yield refusals
 
     def _targets(self, runtime: Runtime) -> Iterator[Metric]:
