@@ -36,6 +36,10 @@ soak: .venv/.dev ## Make 10,000 calls that go wrong in every way; pass options a
 overload: .venv/.dev ## Do to a server what hostile callers do, 20,000 at a time; pass cases as ARGS="idle resets"
 	@$(BIN)/python -m tests.overload $(ARGS)
 
+.PHONY: rolling
+rolling: .venv/.dev ## Make 2,000 calls across ten restarts of two servers; pass options as ARGS="--restarts 4"
+	@$(BIN)/python -m tests.rolling $(ARGS)
+
 .PHONY: check
 check: venv $(PROTO)/.ready ## Check format, lint, types, the contract and that generated code is current
 	$(BIN)/ruff format --check --quiet

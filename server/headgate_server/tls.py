@@ -50,25 +50,12 @@ class CertificateFiles:
         Raises:
             OSError: a file cannot be read.
         """
+        self._seen = _fingerprint(self._paths)
         return grpc.dynamic_ssl_server_credentials(
-            self.read(),
+            self._read(),
             self.changed,  # type: ignore[arg-type]  # None stands for no change, which types-grpcio does not know
             self._authorities is not None,
         )
-
-    def read(self) -> grpc.ServerCertificateConfiguration:
-        """What the files hold now.
-
-        Raises:
-            OSError: one cannot be read.
-        """
-        found = _fingerprint(self._paths)
-        configuration = grpc.ssl_server_certificate_configuration(
-            [(self._tls.key_file.read_bytes(), self._tls.certificate_file.read_bytes())],
-            self._authorities.read_bytes() if self._authorities else None,
-        )
-        self._seen = found
-        return configuration
 
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
         """What they hold, if they changed since they were read; the last certificate goes on if they cannot be read."""
@@ -77,14 +64,23 @@ class CertificateFiles:
             return None
         try:
             tls_context(self._authorities, ClientCertificate(self._tls.certificate_file, self._tls.key_file))
-            configuration = self.read()
+            configuration = self._read()
         except OSError as error:  # as is whatever OpenSSL finds wrong
             self._refused = found
             self.refusals += 1
             log.error("certificate_not_reloaded", file=str(self._tls.certificate_file), detail=error.strerror)
             return None
+        if _fingerprint(self._paths) != found:  # replaced meanwhile: not what was tried; the next handshake looks again
+            return None
+        self._seen = found
         log.info("certificate_reloaded", file=str(self._tls.certificate_file))
         return configuration
+
+    def _read(self) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration(
+            [(self._tls.key_file.read_bytes(), self._tls.certificate_file.read_bytes())],
+            self._authorities.read_bytes() if self._authorities else None,
+        )
 
 
 def hold_to_minimum_version(tls: Tls | None) -> None:
