@@ -28,7 +28,9 @@ CALLERS = 40
 UNARY_SHARE = 0.5
 PATIENCE_SECONDS = 60.0
 SETTLING_SECONDS = 3.0
-"""Between two restarts: the client has to find the new process, and waits a second or two before it tries."""
+"""Between two restarts: the client has to find the new process."""
+RECONNECTS_SOON = ("grpc.max_reconnect_backoff_ms", 1000)
+"""By default a client waits up to two minutes before it tries an address again that was long down."""
 DELAY_SECONDS = 1.0
 """server.drain_delay: clients that watch health leave at once, others need no time on loopback."""
 
@@ -92,7 +94,8 @@ async def restarts(folder: Path, options: Options) -> Report:
     replicas = [Replica(folder, name) for name in ("one", "two")]
     await asyncio.gather(*(replica.start() for replica in replicas))
     target = "ipv4:" + ",".join(replica.address for replica in replicas)
-    async with grpc.aio.insecure_channel(target, options=(("grpc.service_config", options.service_config),)) as channel:
+    channel_options = (("grpc.service_config", options.service_config), RECONNECTS_SOON)
+    async with grpc.aio.insecure_channel(target, options=channel_options) as channel:
         stub = pb.InferenceServiceStub(channel)
         await stub.Generate(ask("demo/echo"), wait_for_ready=True, timeout=PATIENCE_SECONDS)
         turns = asyncio.create_task(_take_turns(replicas, options, report))

@@ -20,7 +20,7 @@ from headgate_server.config import Limit
 from headgate_server.identity.events import SecurityEvent
 from headgate_server.identity.key_store import PAGE
 from headgate_server.identity.keys import ApiKey, digest, new_key
-from headgate_server.identity.migrations import upgrade
+from headgate_server.identity.migrations import is_current, upgrade
 from headgate_server.identity.records import REVOKED, KeyRecord, NewKey, NoSuchKey
 from headgate_server.identity.tables import keys, revisions, security_events
 from headgate_server.principal import Principal
@@ -49,6 +49,11 @@ class SqlKeyDatabase:
         """Makes or migrates the tables."""
         async with self._engine.begin() as connection:
             await connection.run_sync(upgrade)
+
+    async def is_current(self) -> bool:
+        """The tables are what this version needs."""
+        async with self._engine.connect() as connection:
+            return await connection.run_sync(is_current)
 
     async def close(self) -> None:
         """Closes every connection."""

@@ -17,14 +17,22 @@ LOCK = 0x6865_6164_6761_7465
 
 def upgrade(connection: Connection) -> None:
     """Brings the tables to what this version needs, in the connection's transaction; nothing if they are there."""
+    if is_current(connection):
+        return
+    _lock(connection)
+    command.upgrade(_config(connection), "head")
+
+
+def is_current(connection: Connection) -> bool:
+    """The tables are what this version needs."""
+    return _version(connection) == ScriptDirectory.from_config(_config(connection)).get_current_head()
+
+
+def _config(connection: Connection) -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     config.attributes["connection"] = connection
-    head = ScriptDirectory.from_config(config).get_current_head()
-    if _version(connection) == head:
-        return
-    _lock(connection)
-    command.upgrade(config, "head")
+    return config
 
 
 def _version(connection: Connection) -> str | None:
