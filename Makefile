@@ -2,6 +2,7 @@ PYTHON ?= python3
 PROTO := .venv-proto
 BIN := .venv/bin
 IMAGE ?= headgate:latest
+OPERATOR := github.com/prometheus-operator/prometheus-operator@v0.86.1
 WHEELS := pyproject.toml clients/python/pyproject.toml
 
 ifneq ($(shell command -v uv),)
@@ -66,9 +67,9 @@ venv: .venv/.dev ## Make .venv, ready for work
 	@:
 
 .PHONY: tools
-tools: ## Install grpcurl and grpc-health-probe into .tools
-	@if command -v go >/dev/null; then $(MAKE) --silent .tools/.ready; \
-	else echo "Go is missing: tests that need grpcurl or grpc-health-probe are skipped"; test "$(CI)" != true; fi
+tools: ## Install grpcurl, grpc-health-probe, kustomize and kubectl-validate into .tools
+	@if command -v go >/dev/null; then $(MAKE) --silent .tools/.ready .tools/.kubernetes; \
+	else echo "Go is missing: tests that need a tool of .tools are skipped"; test "$(CI)" != true; fi
 
 .PHONY: image
 image: ## Build the container image; its name is IMAGE="..."
@@ -102,4 +103,16 @@ $(PROTO)/.ready: proto/requirements.txt
 .tools/.ready: tools/go.mod tools/go.sum
 	@echo "building grpcurl and grpc-health-probe into .tools"
 	@cd tools && GOBIN=$(CURDIR)/.tools go install tool
+	@touch $@
+
+# Each in a module of its own: their dependencies do not agree. The schemas of the Prometheus operator come along.
+.tools/.kubernetes: $(wildcard tools/kustomize/go.*) $(wildcard tools/kubectl-validate/go.*)
+	@echo "building kustomize and kubectl-validate into .tools"
+	@cd tools/kustomize && GOBIN=$(CURDIR)/.tools go install tool
+	@cd tools/kubectl-validate && GOBIN=$(CURDIR)/.tools go install tool
+	@mkdir -p .tools/crds
+	@cd tools/kubectl-validate && go mod download $(OPERATOR) && \
+	cp "$$(go env GOMODCACHE)/$(OPERATOR)/example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml" \
+	$(CURDIR)/.tools/crds/
+	@chmod u+w .tools/crds/*
 	@touch $@
