@@ -1,6 +1,9 @@
 PYTHON ?= python3
 PROTO := .venv-proto
 BIN := .venv/bin
+AUDIT := .venv-audit
+LOCKED := $(foreach extra,auth google httpx2 otel postgres redis uvloop,--extra $(extra)) --no-emit-package headgate
+LOCKING := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
 IMAGE ?= headgate:latest
 OPERATOR := github.com/prometheus-operator/prometheus-operator@v0.86.1
 WHEELS := pyproject.toml clients/python/pyproject.toml
@@ -77,9 +80,26 @@ image: ## Build the container image; its name is IMAGE="..."
 	@docker version >/dev/null 2>&1 || { echo "Docker's daemon does not answer: make image needs it running"; exit 1; }
 	@docker build --tag $(IMAGE) .
 
+.PHONY: lock
+lock: ## Pin what the image installs, by hash, into requirements/; needs uv
+	@command -v uv >/dev/null || { echo "uv is missing: make lock resolves by it"; exit 1; }
+	@uv pip compile pyproject.toml $(LOCKED) $(LOCKING) --upgrade --output-file requirements/image.txt
+	@echo 'hatchling>=1.27' | uv pip compile - $(LOCKING) --upgrade --output-file requirements/build.txt
+
+.PHONY: sbom
+sbom: .venv-image/.ready ## List what the image installs, as CycloneDX, in dist/headgate.cdx.json
+	@mkdir -p dist
+	@$(AUDIT)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	--output-file dist/headgate.cdx.json .venv-image/bin/python
+	@echo "dist/headgate.cdx.json"
+
+.PHONY: audit
+audit: sbom ## Verify the image's packages by hash, list their licences, and look for known vulnerabilities
+	@$(AUDIT)/bin/python tools/audit.py dist/headgate.cdx.json requirements/image.txt
+
 .PHONY: clean
 clean: ## Remove everything made here
-	@rm -rf .venv $(PROTO) .tools dist clients/python/dist .hypothesis .*_cache
+	@rm -rf .venv .venv-image $(AUDIT) $(PROTO) .tools dist clients/python/dist .hypothesis .*_cache
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/.runtime: $(WHEELS)
@@ -98,6 +118,16 @@ $(PROTO)/.ready: proto/requirements.txt
 	@echo "installing the stub generator into $(PROTO)"
 	@$(call create,$(PROTO))
 	@$(call install,$(PROTO),-r $<)
+	@touch $@
+
+# In an environment of its own, so that nothing is listed that the image lacks; a wrong hash ends it here.
+.venv-image/.ready: requirements/image.txt requirements/build.txt $(WHEELS) tools/audit.txt
+	@echo "installing what the image has into .venv-image"
+	@rm -rf .venv-image && $(PYTHON) -m venv .venv-image
+	@.venv-image/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/image.txt
+	@.venv-image/bin/pip install --quiet --disable-pip-version-check --no-deps ./clients/python .
+	@$(call create,$(AUDIT))
+	@$(call install,$(AUDIT),-r tools/audit.txt)
 	@touch $@
 
 .tools/.ready: tools/go.mod tools/go.sum
