@@ -98,6 +98,7 @@ def channel_options(server: ServerConfig) -> list[tuple[str, int]]:
         "grpc.max_concurrent_streams": server.max_concurrent_streams,
         "grpc.keepalive_time_ms": server.keepalive_time * 1000,
         "grpc.keepalive_timeout_ms": server.keepalive_timeout * 1000,
+        "grpc.http2.ping_timeout_ms": server.keepalive_timeout * 1000,  # by which the core goes; a minute otherwise
         "grpc.keepalive_permit_without_calls": 1,
         "grpc.http2.min_ping_interval_without_data_ms": server.min_ping_interval * 1000,
         "grpc.server_handshake_timeout_ms": server.handshake_timeout * 1000,

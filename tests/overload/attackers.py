@@ -40,6 +40,7 @@ class Connection:
         self.ended: set[int] = set()
         self.closed = False
         """The server has closed it, or told it to go."""
+        self.answers_pings = True
         self._listening = asyncio.create_task(self._listen())
 
     def begin(self, method: str) -> int:
@@ -80,6 +81,11 @@ class Connection:
             return size
         return len(data)
 
+    async def ping(self) -> None:
+        """Asks whether the server is there."""
+        self._h2.ping(b"are you?")
+        await self.flush()
+
     async def flush(self) -> None:
         """Lets out what was put together."""
         self._writer.write(self._h2.data_to_send())
@@ -95,7 +101,9 @@ class Connection:
             while data := await self._reader.read(READ_BYTES):
                 for event in self._h2.receive_data(data):
                     self._hear(event)
-                self._writer.write(self._h2.data_to_send())
+                answer = self._h2.data_to_send()
+                if self.answers_pings:
+                    self._writer.write(answer)
         self.closed = True
         self._writer.close()
 
