@@ -70,14 +70,14 @@ class Connection:
         """Takes a call back."""
         self._h2.reset_stream(stream, CANCEL)
 
-    def send_some(self, stream: int, data: bytes) -> int:
+    def send_some(self, stream: int, data: bytes | memoryview) -> int:
         """Sends as much as one frame and the server's window take; how much that was."""
         if stream in self.ended:
             return len(data)
         with suppress(h2.exceptions.ProtocolError):
             size = min(len(data), FRAME_BYTES, self._h2.local_flow_control_window(stream))
             if size > 0:
-                self._h2.send_data(stream, data[:size])
+                self._h2.send_data(stream, bytes(data[:size]))
             return size
         return len(data)
 
@@ -88,8 +88,9 @@ class Connection:
 
     async def flush(self) -> None:
         """Lets out what was put together."""
-        self._writer.write(self._h2.data_to_send())
-        await self._writer.drain()
+        with suppress(OSError):  # it may be closed, which `closed` tells
+            self._writer.write(self._h2.data_to_send())
+            await self._writer.drain()
 
     async def close(self) -> None:
         """Leaves without a word."""
