@@ -28,21 +28,21 @@ from headgate_server.admin.status import configuration, pools, status as status_
 from headgate_server.call import CallRegistry
 from headgate_server.config import Config
 from headgate_server.config.tree import Server as ServerConfig
-from headgate_server.interceptors.access_log import access_log
+from headgate_server.interceptors.access_log import log_call
 from headgate_server.interceptors.admission import admission
-from headgate_server.interceptors.auth import auth, permission
+from headgate_server.interceptors.auth import authenticate, permit
 from headgate_server.interceptors.chain import Chain
-from headgate_server.interceptors.limits import limits
+from headgate_server.interceptors.limits import reserve, settle
 from headgate_server.interceptors.metrics import metrics
-from headgate_server.interceptors.status import status
-from headgate_server.interceptors.tracing import tracing
-from headgate_server.interceptors.validation import validated
+from headgate_server.interceptors.tracing import begin_trace, end_trace
+from headgate_server.interceptors.validation import validate
 from headgate_server.listeners import Listeners, ProbeServer, channel_options, raise_open_file_limit
 from headgate_server.memory import MemoryWatch
 from headgate_server.receiving import Reception
 from headgate_server.reload import Reloader
 from headgate_server.runtime import Runtime
 from headgate_server.servicers.inference import InferenceServicer
+from headgate_server.telemetry.ended_calls import EndedCalls
 from headgate_server.telemetry.event_loop import watch_lag
 from headgate_server.telemetry.gauges import RunningServer
 from headgate_server.telemetry.metrics import Metrics
@@ -80,9 +80,11 @@ class Application:
             RunningServer(self._calls, lambda: self._runtime, self._listeners.certificates, time.monotonic)
         )
         self._recent = Recent()
+        counting = [metrics(self._metrics, self._recent)] if config.admin.enabled else []
+        self._ended = EndedCalls([log_call, *counting])
         self._admin = self._admin_listener(config) if config.admin.enabled else None
-        reception = Reception()
-        self._memory = MemoryWatch(int(config.server.max_memory_bytes), reception.give_up_slow)
+        self._reception = Reception()
+        self._memory = MemoryWatch(int(config.server.max_memory_bytes), self._reception.give_up_slow)
         self._watching: list[asyncio.Task[None]] = []
         self._health = grpc_health.HealthServicer()
         listen = config.server.probe_listen
@@ -93,16 +95,11 @@ class Application:
                     SERVICE,
                     self._calls,
                     lambda: self._runtime,
-                    before_parse=[
-                        status,
-                        tracing(self._tracer),
-                        *([metrics(self._metrics, self._recent)] if self._admin else []),
-                        access_log,
-                        admission(self._calls, lambda: self._memory.short),
-                        auth,
-                    ],
-                    after_parse=[validated, permission, limits],
-                    reception=reception,
+                    begin=[logs.bind, begin_trace(self._tracer)],
+                    before_parse=[admission(self._calls, lambda: self._memory.short), authenticate],
+                    after_parse=[validate, permit, reserve],
+                    end=[settle, end_trace, self._ended.add],
+                    reception=self._reception,
                 )
             ],
             options=channel_options(config.server),
@@ -125,6 +122,11 @@ class Application:
     def calls(self) -> CallRegistry:
         """The calls in flight."""
         return self._calls
+
+    @property
+    def ended(self) -> EndedCalls:
+        """The calls that are over and not told of yet."""
+        return self._ended
 
     @property
     def probe_port(self) -> int:
@@ -154,6 +156,7 @@ class Application:
             lambda: self._servicer.state == pb.SERVING_STATE_SERVING,
             lambda: status_page(self._runtime, self._calls, self._recent, self._servicer.state, started),
             debug if config.admin.debug else {},
+            self._ended.tell,
         )
 
     async def start(self) -> int:
@@ -166,6 +169,7 @@ class Application:
         self._watching = [
             asyncio.create_task(watch_lag(self._metrics.loop_lag.observe)),
             asyncio.create_task(self._memory.run()),
+            asyncio.create_task(self._reception.run()),
         ]
         if self._admin:
             self.admin_address = await self._start_admin(self._admin)
@@ -243,6 +247,7 @@ class Application:
             log.error("calls_left_at_stop", calls=len(self._calls))
         hurrying.cancel()
         await self._server.stop(0)
+        self._ended.tell()
         await stopping
         await drained
         if self._retiring:
