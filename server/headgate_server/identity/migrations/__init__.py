@@ -16,7 +16,10 @@ LOCK = 0x6865_6164_6761_7465
 
 
 def upgrade(connection: Connection) -> None:
-    """Brings the tables to what this version needs, in the connection's transaction; nothing if they are there."""
+    """Brings the tables to what this version needs, in the connection's transaction; nothing if they are there.
+
+    Those of a later version are left as they are: migrations add, so that a server can be rolled back.
+    """
     if is_current(connection):
         return
     _lock(connection)
@@ -24,8 +27,10 @@ def upgrade(connection: Connection) -> None:
 
 
 def is_current(connection: Connection) -> bool:
-    """The tables are what this version needs."""
-    return _version(connection) == ScriptDirectory.from_config(_config(connection)).get_current_head()
+    """The tables are what this version needs, or those of a later one."""
+    script = ScriptDirectory.from_config(_config(connection))
+    earlier = {None, *(step.revision for step in script.walk_revisions())} - {script.get_current_head()}
+    return _version(connection) not in earlier
 
 
 def _config(connection: Connection) -> Config:
