@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc.aio
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from headgate import v1 as pb
 
 from headgate_server.config.tree import Server
@@ -124,6 +125,20 @@ async def test_calls_beyond_the_streams_of_a_connection_wait_in_the_client(serve
             began = time.monotonic()
             await asyncio.gather(*(read(stub.StreamGenerate(request, timeout=20)) for _ in range(6)))
     assert time.monotonic() - began > 3 * 0.2, "they went one after another, two at a time"
+
+
+async def test_health_checks_are_bounded_too(serve: Serve) -> None:
+    """server.max_concurrent_rpcs counts every call, watches included; gRPC's core refuses the rest."""
+    async with serve(providers=MOCK, server={"max_concurrent_rpcs": 2}) as headgate:
+        stub: Any = health_pb2_grpc.HealthStub(headgate.channel)
+        watches = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(2)]
+        for watch in watches:
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await headgate.stub.Generate(ask("demo/echo"))
+        for watch in watches:
+            watch.cancel()
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 async def read(stream: Any) -> None:

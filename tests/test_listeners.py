@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import ssl
 import sys
@@ -17,7 +18,7 @@ import grpc.aio
 import pytest
 from headgate import v1 as pb
 
-from headgate_server.config import Config
+from headgate_server.config import Config, ConfigError, load
 from tests.certificates import Authority, Certificate
 from tests.conftest import LogLines, Serve
 from tests.headgate_process import ask, failing
@@ -74,7 +75,7 @@ async def test_probes_that_speak_no_tls_have_a_server_of_their_own(
 ) -> None:
     """It answers health checks and nothing else; the TLS listener answers a probe that speaks TLS."""
     async with serve(providers=MOCK, server={"tls": tls, "probe_listen": ANY_PORT}) as headgate:
-        probes = f"127.0.0.1:{headgate.application.probe_port}"
+        probes = f"127.0.0.1:{headgate.application.other_ports['probe_port']}"
         assert await probe(probes) == 0
         assert await probe(headgate.address) != 0, "plain text at the TLS listener"
         assert await probe(headgate.address, "-tls", f"-tls-ca-cert={tmp_path / 'ca.pem'}") == 0
@@ -89,7 +90,7 @@ async def test_probes_see_a_drain_and_liveness_to_its_end(serve: Serve, tls: dic
     """Not ready at once, alive until the process has ended: the probe server closes last."""
     server = {"tls": tls, "probe_listen": ANY_PORT} if secured else {}
     async with serve(providers=MOCK, server=server) as headgate:
-        address = f"127.0.0.1:{headgate.application.probe_port}" if secured else headgate.address
+        address = f"127.0.0.1:{headgate.application.other_ports['probe_port']}" if secured else headgate.address
         assert await probe(address) == 0
         hurry = asyncio.Event()
         draining = asyncio.create_task(headgate.application.stop(delay=30, grace=0, hurry=hurry))
@@ -108,7 +109,7 @@ async def test_clients_with_certificates_and_without_have_a_port_each(
     both = {**tls, "client_ca_file": str(tmp_path / "ca.pem"), "mtls_listen": ANY_PORT}
     auth = {"anonymous": True, "mtls": [{"subject": "CN=billing,O=Example", "tenant": "billing"}]}
     async with serve(providers=MOCK, auth=auth, server={"tls": both}) as headgate:
-        mutual = f"127.0.0.1:{headgate.application.mtls_port}"
+        mutual = f"127.0.0.1:{headgate.application.other_ports['mtls_port']}"
         async with calling(headgate.address) as stub:
             await stub.Generate(ask("demo/echo"))
         async with calling(mutual, CLIENT) as stub:
@@ -131,16 +132,26 @@ def test_a_port_for_certificates_needs_their_authority(tls: dict[str, str]) -> N
         Config.model_validate({"server": {"tls": {**tls, "mtls_listen": ANY_PORT}}})
 
 
+@pytest.mark.parametrize("open_to_others", ["listen", "mtls_listen"])
+def test_a_port_that_is_open_to_others_needs_a_way_in(tls: dict[str, str], tmp_path: Path, open_to_others: str) -> None:
+    """Whichever it is: a certificate alone says who calls only where auth.mtls knows it."""
+    certificates = {**tls, "client_ca_file": str(tmp_path / "ca.pem")}
+    server: dict[str, object] = {"tls": certificates}
+    (certificates if open_to_others == "mtls_listen" else server)[open_to_others] = "0.0.0.0:50053"
+    file = tmp_path / "headgate.yaml"
+    file.write_text(json.dumps({"server": server, "providers": MOCK}))
+    with pytest.raises(ConfigError, match=f"{open_to_others}: 0.0.0.0 is open to other machines"):
+        load(file, {})
+
+
 @pytest.mark.parametrize(("minimum", "old_is_served"), [("1.2", True), ("1.3", False)])
 async def test_the_minimum_version_holds(
     tls: dict[str, str], tmp_path: Path, minimum: str, old_is_served: bool
 ) -> None:
     """A client that speaks TLS 1.2 at most gets no connection where 1.3 is the minimum; others do."""
     config = tmp_path / "headgate.yaml"
-    files = f"certificate_file: {tls['certificate_file']}, key_file: {tls['key_file']}"
-    config.write_text(
-        f'server: {{tls: {{{files}, minimum_version: "{minimum}"}}}}\nproviders: {{d: {{adapter: mock}}}}\n'
-    )
+    server = {"tls": {**tls, "minimum_version": minimum}, "drain_delay": 0}
+    config.write_text(json.dumps({"server": server, "providers": MOCK}))
     async with headgate_serve("--config", str(config)) as headgate:
         assert await asyncio.to_thread(spoken, headgate.address, tmp_path, ssl.TLSVersion.TLSv1_3) == "TLSv1.3"
         old = await asyncio.to_thread(spoken, headgate.address, tmp_path, ssl.TLSVersion.TLSv1_2)

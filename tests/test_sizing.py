@@ -14,7 +14,7 @@ PAGE = (ROOT / "docs" / "operations.md").read_text()
 ROWS = {
     "CPU of a unary call": {"cpu_unary": 1000},
     "CPU of a paced stream of 64 chunks": {"cpu_paced": 1000},
-    "CPU of an embedding of 100 × 1536": {"cpu_embed": 1000},
+    "CPU of an embedding of 100 texts": {"cpu_embed": 1000},
     "memory at rest, under load": {"memory_idle": 1, "memory_loaded": 1},
     "memory of a stream in flight": {"memory_stream": 1},
     "time that Headgate adds: p50, p99": {"added_p50": 1000, "added_p99": 1000},

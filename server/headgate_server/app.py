@@ -129,14 +129,9 @@ class Application:
         return self._ended
 
     @property
-    def probe_port(self) -> int:
-        """The port of `server.probe_listen`, once it is bound; 0 without one."""
-        return self._probes.port if self._probes else 0
-
-    @property
-    def mtls_port(self) -> int:
-        """The port of `server.tls.mtls_listen`, once it is bound; 0 without one."""
-        return self._listeners.mtls_port
+    def other_ports(self) -> dict[str, int]:
+        """Those of `server.probe_listen` and `server.tls.mtls_listen`, once they are bound; 0 without one."""
+        return {"probe_port": self._probes.port if self._probes else 0, "mtls_port": self._listeners.mtls_port}
 
     @property
     def runtime(self) -> Runtime:
@@ -299,6 +294,7 @@ async def _serve(config: Config, path: Path | None, environment: Mapping[str, st
         version=headgate_server.__version__,
         address=f"{host}:{port}",
         admin=application.admin_address,
+        **{name: port for name, port in application.other_ports.items() if port},
         providers=list(config.providers),
         models=list(config.models),
         reflection=config.server.reflection,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Sequence
+from contextlib import suppress
 
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
@@ -112,4 +113,5 @@ def channel_options(server: ServerConfig) -> list[tuple[str, int]]:
 def raise_open_file_limit() -> None:
     """Takes as many open files as the system lets this process have: each connection is one."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    with suppress(ValueError):  # macOS calls it unlimited, and refuses that
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

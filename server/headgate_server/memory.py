@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import structlog
 
 INTERVAL_SECONDS = 0.1
+TRIM_SECONDS = 1.0
+"""It stops the world for some milliseconds."""
 _STATM = Path("/proc/self/statm")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -27,6 +30,7 @@ class MemoryWatch:
     def __init__(self, limit: int, relieve: Callable[[], int]) -> None:
         self._limit = limit if _STATM.exists() else 0
         self._relieve = relieve
+        self._trimmed = 0.0
         self.short = False
         """More is held than the limit."""
 
@@ -38,8 +42,9 @@ class MemoryWatch:
 
     def _look(self) -> None:
         held = _resident_bytes()
-        if held > self._limit:
+        if held > self._limit and time.monotonic() - self._trimmed > TRIM_SECONDS:
             _trim()
+            self._trimmed = time.monotonic()
             held = _resident_bytes()
         short = held > self._limit
         if short:
