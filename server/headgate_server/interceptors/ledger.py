@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 from headgate import v1 as pb
 
 from headgate_server.call import Call
-from headgate_server.interceptors.base import Interceptor
+from headgate_server.errors import GatewayError
+from headgate_server.interceptors.base import Check, End
 from headgate_server.ledger.ledger import Ledger
 
 
-def ledger(book: Ledger) -> Interceptor:
-    """Has an entry for every call that may go to a vendor, whatever its end."""
+def enter(ledger: Ledger) -> Check:
+    """Has an entry for every call that may go to a vendor."""
 
-    @asynccontextmanager
-    async def around(call: Call) -> AsyncIterator[None]:
-        if not isinstance(call.request, pb.GenerateRequest | pb.EmbedRequest):
-            yield
-            return
-        call.entry = entry = book.enter(call, call.request)
-        try:
-            yield
-        finally:
-            book.conclude(entry, call.conclude(sys.exception()))
+    def check(call: Call) -> None:
+        if isinstance(call.request, pb.GenerateRequest | pb.EmbedRequest):
+            call.entry = ledger.enter(call, call.request)
 
-    return around
+    return check
+
+
+def conclude(ledger: Ledger) -> End:
+    """Has its rows written, whatever became of it."""
+
+    def end(call: Call, error: GatewayError | None) -> None:
+        if call.entry:
+            ledger.conclude(call.entry, error)
+
+    return end

@@ -58,8 +58,8 @@ class InferenceServicer:
             "x-ratelimit-state": call.runtime.limits.limiter.trouble,
             "x-ledger-state": self._ledger.trouble if self._ledger else "",
         }
-        if told := tuple((name, _ascii(trouble)) for name, trouble in troubles.items() if trouble):
-            call.context.set_trailing_metadata(told)
+        if told := [(name, _ascii(trouble)) for name, trouble in troubles.items() if trouble]:
+            call.trailer += told
             state = pb.SERVING_STATE_DEGRADED if state == pb.SERVING_STATE_SERVING else state
         return pb.HealthResponse(
             state=state,
