@@ -7,12 +7,27 @@ from dataclasses import dataclass
 from math import gcd
 from typing import Literal, NamedTuple
 
-Unit = Literal["requests", "input_tokens", "output_tokens", "total_tokens", "concurrency"]
-Algorithm = Literal["token_bucket", "sliding_window", "concurrency"]
+Unit = Literal["requests", "input_tokens", "output_tokens", "total_tokens", "concurrency", "cost"]
+Algorithm = Literal["token_bucket", "sliding_window", "concurrency", "calendar"]
 
 SLOTS = 60
 MICROS = 1_000_000
 NEVER = -1
+MOST = 2**53 - 1
+"""The largest whole number that Lua can count with: nine million dollars in nanos, and a time that never comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a limit of money is for people: its name, whose it is, its period, and what tells of how much is spent.
+
+    `soft` are the amounts, in nanos, whose crossing is told.
+    """
+
+    name: str
+    subject: str
+    period: str
+    soft: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +36,7 @@ class Limit:
 
     `scale` and `gain` are what the algorithm counts with. A token bucket counts in parts, `scale` of them to a unit,
     and wins back `gain` of them each microsecond, so that all of it is whole numbers. A sliding window is cut into
-    `scale` slots of `gain` microseconds.
+    `scale` slots of `gain` microseconds. A calendar's period ends at the moment `gain`, MOST for never.
     """
 
     unit: str
@@ -31,6 +46,7 @@ class Limit:
     capacity: int
     scale: int
     gain: int
+    budget: Budget | None = None
 
 
 def limit(unit: str, algorithm: Algorithm, amount: int, window: float = 0, burst: int | None = None) -> Limit:
@@ -44,6 +60,16 @@ def limit(unit: str, algorithm: Algorithm, amount: int, window: float = 0, burst
             return Limit(unit, algorithm, amount, micros, amount, SLOTS, -(-micros // SLOTS))
         case "concurrency":
             return Limit(unit, algorithm, amount, 0, amount, 1, 0)
+        case "calendar":
+            raise ValueError("a calendar has no window: take calendar_limit")
+
+
+def calendar_limit(amount: int, ends: int | None, *, hard: bool = True, budget: Budget | None = None) -> Limit:
+    """The limit of a period that ends at that moment, in microseconds since the epoch; None for never.
+
+    What is not `hard` is only counted.
+    """
+    return Limit("cost", "calendar", amount, 0, amount if hard else MOST, 1, MOST if ends is None else ends, budget)
 
 
 class Take(NamedTuple):
