@@ -70,7 +70,7 @@ class Runtime:
         catalog = _catalog(config, endpoints)
         routes = _routes(config, endpoints)
         self.limits: LimitPolicy = LimitPolicy(
-            config, _estimator(config, endpoints, routes), previous.limits if previous else None
+            config, _estimator(config, endpoints, routes, catalog), previous.limits if previous else None
         )
         self.gateway = Gateway(
             routes,
@@ -169,7 +169,7 @@ def _routes(config: Config, endpoints: Mapping[str, Endpoint]) -> Routes:
     return Routes(aliases, provider_target, rules)
 
 
-def _estimator(config: Config, endpoints: Mapping[str, Endpoint], routes: Routes) -> Estimator:
+def _estimator(config: Config, endpoints: Mapping[str, Endpoint], routes: Routes, catalog: Catalog) -> Estimator:
     def card_output(target: Target) -> int | None:
         card = config.providers[target.provider].catalog.get(target.model)
         return card.max_output_tokens if card else None
@@ -177,7 +177,7 @@ def _estimator(config: Config, endpoints: Mapping[str, Endpoint], routes: Routes
     def default_output(target: Target) -> int | None:
         return endpoints[target.provider].default_max_output_tokens
 
-    return Estimator(config.limits.estimate, routes.targets, card_output, default_output)
+    return Estimator(config.limits.estimate, routes.targets, card_output, default_output, catalog.prices)
 
 
 def _named_targets(config: Config, endpoints: Mapping[str, Endpoint]) -> Iterator[Target]:

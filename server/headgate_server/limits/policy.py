@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from headgate import v1 as pb
 
 from headgate_server.limits.call import CallLimits
+from headgate_server.limits.costs import Costs
 from headgate_server.limits.estimate import Estimator
 from headgate_server.limits.limiter import Limiter, LocalLimiter
 from headgate_server.limits.rules import Rules
@@ -21,8 +22,9 @@ class LimitPolicy:
 
     def __init__(self, config: Config, estimator: Estimator, previous: LimitPolicy | None = None) -> None:
         self._store = config.limits.store
-        self._rules = Rules(config.limits.rules)
+        self._rules = Rules(config.limits.rules, config.limits.budgets)
         self._estimator = estimator
+        self._costs = Costs(estimator.prices, refuse_unpriced=config.limits.unpriced == "refuse")
         is_same = previous and previous._store == self._store
         self.limiter: Limiter = previous.limiter if previous and is_same else _limiter(self._store)
 
@@ -31,8 +33,13 @@ class LimitPolicy:
         request = call.request
         if not isinstance(request, pb.GenerateRequest | pb.EmbedRequest) or not self._rules.any_for(call.principal):
             return None
-        estimate = self._estimator.amounts(request)
-        return CallLimits(self.limiter, self._rules, call.principal, request.model, estimate, call.attempts)
+        estimate, costs = self._estimator.amounts(request), None
+        if self._rules.any_budget_for(call.principal):
+            costs = self._costs
+            estimate["cost"] = self._estimator.cost(request, estimate, call.provider_keys)
+        return CallLimits(
+            self.limiter, self._rules, call.principal, request, estimate, call.attempts, costs, call.provider_keys
+        )
 
 
 def _limiter(store: LimitStore) -> Limiter:

@@ -17,17 +17,22 @@ MOST = 2**53 - 1
 """The largest whole number that Lua can count with: nine million dollars in nanos, and a time that never comes."""
 
 
+class Threshold(NamedTuple):
+    """A share of a budget, in figures and in nanos, of which it is told when it is spent."""
+
+    share: str
+    nanos: int
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a limit of money is for people: its name, whose it is, its period, and what tells of how much is spent.
-
-    `soft` are the amounts, in nanos, whose crossing is told.
-    """
+    """What a limit of money is for people: its name, whose it is, and its period, such as month and 2026-11."""
 
     name: str
     subject: str
+    kind: str
     period: str
-    soft: tuple[int, ...] = ()
+    soft: tuple[Threshold, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
