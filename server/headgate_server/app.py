@@ -28,15 +28,14 @@ from headgate_server.admin.status import configuration, pools, status as status_
 from headgate_server.call import CallRegistry
 from headgate_server.config import Config
 from headgate_server.config.tree import Server as ServerConfig
-from headgate_server.interceptors.access_log import access_log
+from headgate_server.interceptors.access_log import log_call
 from headgate_server.interceptors.admission import admission
-from headgate_server.interceptors.auth import auth, permission
+from headgate_server.interceptors.auth import authenticate, permit
 from headgate_server.interceptors.chain import Chain
-from headgate_server.interceptors.limits import limits
+from headgate_server.interceptors.limits import reserve, settle
 from headgate_server.interceptors.metrics import metrics
-from headgate_server.interceptors.status import status
-from headgate_server.interceptors.tracing import tracing
-from headgate_server.interceptors.validation import validated
+from headgate_server.interceptors.tracing import begin_trace, end_trace
+from headgate_server.interceptors.validation import validate
 from headgate_server.reload import Reloader
 from headgate_server.runtime import Runtime
 from headgate_server.servicers.inference import InferenceServicer
@@ -87,15 +86,15 @@ class Application:
                     SERVICE,
                     self._calls,
                     lambda: self._runtime,
-                    before_parse=[
-                        status,
-                        tracing(self._tracer),
+                    begin=[logs.bind, begin_trace(self._tracer)],
+                    before_parse=[admission(self._calls), authenticate],
+                    after_parse=[validate, permit, reserve],
+                    end=[
+                        settle,
+                        log_call,
                         *([metrics(self._metrics, self._recent)] if self._admin else []),
-                        access_log,
-                        admission(self._calls),
-                        auth,
+                        end_trace,
                     ],
-                    after_parse=[validated, permission, limits],
                 )
             ],
             options=_channel_options(config.server),

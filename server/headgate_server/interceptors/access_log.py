@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import logging
-import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
 import structlog
 from headgate import v1 as pb
 
-from headgate_server import logs
 from headgate_server.call import Call
 from headgate_server.errors import GatewayError
 from headgate_server.principal import ANONYMOUS
@@ -26,19 +23,13 @@ TOKENS = {name: f"{name}_tokens" for name in ("input", "output", "cache_read", "
 log = structlog.get_logger(component="access")
 
 
-@asynccontextmanager
-async def access_log(call: Call) -> AsyncIterator[None]:
-    """Lets every line of this call tell its ids, and writes the last."""
-    logs.bind(call)
-    try:
-        yield
-    finally:
-        error = call.conclude(sys.exception())
-        if log.is_enabled_for(logging.INFO):
-            log.info("call", **_line(call, error))
-        if error and error.vendor_detail:
-            # A vendor's words may repeat the prompt: they are for those who ask for them.
-            log.debug("vendor_detail", detail=redacted(error.vendor_detail))
+def log_call(call: Call, error: GatewayError | None) -> None:
+    """Writes the last line of the call."""
+    if log.is_enabled_for(logging.INFO):
+        log.info("call", **_line(call, error))
+    if error and error.vendor_detail:
+        # A vendor's words may repeat the prompt: they are for those who ask for them.
+        log.debug("vendor_detail", detail=redacted(error.vendor_detail))
 
 
 def _line(call: Call, error: GatewayError | None) -> dict[str, Any]:
