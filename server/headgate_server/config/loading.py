@@ -309,6 +309,8 @@ def _limits(document: Document) -> Iterator[tuple[Key, str]]:
         counted = (budget.period, budget.time_zone, frozenset(budget.per), tuple(sorted(budget.only.items())))
         if (other := budgets.setdefault(counted, index)) != index:
             yield ("limits", "budgets", index), f"counts the same as limits.budgets[{other}]"
+        if budget.name and (other := budgets.setdefault(budget.name, index)) != index:
+            yield ("limits", "budgets", index, "name"), f"is the name of limits.budgets[{other}]"
 
 
 def _traces(document: Document) -> Iterator[tuple[Key, str]]:

@@ -22,7 +22,7 @@ from headgate_server.errors import (
 from headgate_server.limits import truth
 from headgate_server.limits.costs import Costs
 from headgate_server.limits.limiter import Limiter, Reservation
-from headgate_server.limits.quota import MICROS, MOST, NEVER, Limit, Standing, Take, Unit
+from headgate_server.limits.quota import MICROS, MOST, NEVER, Limit, Standing, Take, Unit, dollars
 from headgate_server.limits.rules import OF_TARGET, Rules, Scoped
 from headgate_server.principal import Principal
 from headgate_server.providers.base import Target
@@ -52,7 +52,6 @@ class Share(NamedTuple):
 
 WHOLE = Share()
 COST: Unit = "cost"
-NANOS = 10**9
 Request = pb.GenerateRequest | pb.EmbedRequest
 
 
@@ -270,6 +269,8 @@ class CallLimits:
         if not verdict.granted:
             for take, standing in zip(takes, verdict.standings, strict=True):
                 self._standings[take.key] = (take.limit, standing, 0)
+                if standing.wait:
+                    self._limiter.watch.refused(take)
             subjects = {each.key: each.subject for each in scoped}
             raise _refused(takes, verdict.standings, subjects, refusal)
         self._held.append(Held(share, reservation, verdict.standings))
@@ -317,14 +318,15 @@ def _refused(
 
 
 def _in_words(take: Take) -> str:
-    amount = dollars(take.amount) if take.limit.budget else take.amount
-    return f"{_allowed(take.limit)}, and the call may take {amount}"
+    if take.limit.budget:
+        return f"{_allowed(take.limit)}, and the call may cost {dollars(take.amount)} USD"
+    return f"{_allowed(take.limit)}, and the call may take {take.amount}"
 
 
 def _allowed(limit: Limit) -> str:
     if limit.budget:
         when = "in all" if limit.gain == MOST else f"in the {limit.budget.kind} {limit.budget.period}"
-        return f'the budget "{limit.budget.name}" allows {dollars(limit.amount)} {when}'
+        return f'the budget "{limit.budget.name}" allows {dollars(limit.amount)} USD {when}'
     if limit.algorithm == "concurrency":
         return f"{limit.amount} calls are allowed at a time"
     if limit.algorithm == "sliding_window":
@@ -334,9 +336,3 @@ def _allowed(limit: Limit) -> str:
 
 def _noun(limit: Limit) -> str:
     return limit.unit.replace("_", " ")
-
-
-def dollars(nanos: int) -> str:
-    """Nanos of US dollars for people: exact, with two decimals at least."""
-    whole, rest = divmod(nanos, NANOS)
-    return f"{whole}.{f'{rest:09}'.rstrip('0'):0<2} USD"

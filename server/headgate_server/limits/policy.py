@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from headgate import v1 as pb
 
@@ -10,11 +11,21 @@ from headgate_server.limits.call import CallLimits
 from headgate_server.limits.costs import Costs
 from headgate_server.limits.estimate import Estimator
 from headgate_server.limits.limiter import Limiter, LocalLimiter
-from headgate_server.limits.rules import Rules
+from headgate_server.limits.quota import NANOS
+from headgate_server.limits.rules import Rules, budget_name, share_text
+from headgate_server.limits.watch import EXCEEDED
 
 if TYPE_CHECKING:
     from headgate_server.call import Call
     from headgate_server.config import Config, LimitStore
+
+
+class ConfiguredBudget(NamedTuple):
+    """A budget as metrics have it; `amount` is in nanos."""
+
+    name: str
+    amount: int
+    events: Sequence[str]
 
 
 class LimitPolicy:
@@ -23,6 +34,10 @@ class LimitPolicy:
     def __init__(self, config: Config, estimator: Estimator, previous: LimitPolicy | None = None) -> None:
         self._store = config.limits.store
         self._rules = Rules(config.limits.rules, config.limits.budgets)
+        self.budgets: Sequence[ConfiguredBudget] = [
+            ConfiguredBudget(budget_name(rule), int(rule.amount * NANOS), [*map(share_text, rule.soft), EXCEEDED])
+            for rule in config.limits.budgets
+        ]
         self._estimator = estimator
         self._costs = Costs(estimator.prices, refuse_unpriced=config.limits.unpriced == "refuse")
         is_same = previous and previous._store == self._store

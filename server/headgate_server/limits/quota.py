@@ -13,6 +13,7 @@ Algorithm = Literal["token_bucket", "sliding_window", "concurrency", "calendar"]
 SLOTS = 60
 MICROS = 1_000_000
 NEVER = -1
+NANOS = 10**9
 MOST = 2**53 - 1
 """The largest whole number that Lua can count with: nine million dollars in nanos, and a time that never comes."""
 
@@ -101,3 +102,9 @@ class Verdict(NamedTuple):
 
     granted: bool
     standings: Sequence[Standing]
+
+
+def dollars(nanos: int) -> str:
+    """Nanos of US dollars as dollars, exactly, with two decimals at least."""
+    whole, rest = divmod(nanos, NANOS)
+    return f"{whole}.{f'{rest:09}'.rstrip('0'):0<2}"

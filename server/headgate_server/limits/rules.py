@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from fnmatch import fnmatchcase
 from math import inf
 from typing import NamedTuple
@@ -14,13 +15,12 @@ from headgate_server.config.budgets import Budget as BudgetConfig, BudgetRule
 from headgate_server.config.limits import Limit as LimitConfig, LimitRule
 from headgate_server.config.values import LABEL, ROLE
 from headgate_server.limits.periods import Period, period_of
-from headgate_server.limits.quota import MICROS, Budget, Limit, Threshold, calendar_limit, limit
+from headgate_server.limits.quota import MICROS, NANOS, Budget, Limit, Threshold, calendar_limit, limit
 from headgate_server.principal import Principal
 from headgate_server.providers.base import Target
 
 REMEMBERED = 10_000
 MAX_VALUE = 64
-NANOS = 10**9
 
 Of = str
 """What rules go by: OF_CALL, or more of an attempt."""
@@ -154,13 +154,26 @@ class Whose(NamedTuple):
 
 def whose(rule: LimitRule | BudgetRule, values: Mapping[str, str]) -> Whose:
     """Who shares a counter of this rule, by the values of its scopes."""
-    scopes = sorted(rule.per)
     only = [f"{scope}~{quote(glob)}" for scope, globs in sorted(rule.only.items()) for glob in globs]
-    who = [f"{scope}={_short(values[scope])}" for scope in scopes]
-    subject = " ".join(f"{scope}:{values[scope] or 'none'}" for scope in scopes) or "all callers"
-    chosen = [f"{scope}={'|'.join(globs)}" for scope, globs in rule.only.items()]
-    named = ", ".join([f"per {'+'.join(scopes)}" if scopes else "", *chosen]).removeprefix(", ")
-    return Whose("|".join([*only, *who]), subject, named)
+    who = [f"{scope}={_short(values[scope])}" for scope in sorted(rule.per)]
+    subject = " ".join(f"{scope}:{values[scope] or 'none'}" for scope in sorted(rule.per)) or "all callers"
+    return Whose("|".join([*only, *who]), subject, _for_whom(rule))
+
+
+def _for_whom(rule: LimitRule | BudgetRule) -> str:
+    """Such as `per tenant, model=gpt-*`."""
+    per = [f"per {'+'.join(sorted(rule.per))}"] if rule.per else []
+    return ", ".join([*per, *(f"{scope}={'|'.join(globs)}" for scope, globs in rule.only.items())])
+
+
+def budget_name(rule: BudgetRule) -> str:
+    """What people call it."""
+    return rule.name or f"{rule.period} {_for_whom(rule)}".rstrip()
+
+
+def share_text(share: Decimal) -> str:
+    """The share of a budget as metrics and the log write it."""
+    return f"{share.normalize():f}"
 
 
 def applies(rule: LimitRule | BudgetRule, values: Mapping[str, str], roles: Iterable[str] = ()) -> bool:
@@ -176,8 +189,8 @@ def applies(rule: LimitRule | BudgetRule, values: Mapping[str, str], roles: Iter
 def budget_of(budget: BudgetConfig, counter: Whose, period: Period) -> Scoped:
     """The counter of a budget in this period."""
     amount = int(budget.amount * NANOS)
-    name = getattr(budget, "name", "") or f"{budget.period} {counter.rule}".rstrip()
-    soft = tuple(Threshold(f"{share.normalize():f}", int(amount * share)) for share in sorted(budget.soft))
+    name = budget_name(budget) if isinstance(budget, BudgetRule) else f"{budget.period} {counter.rule}"
+    soft = tuple(Threshold(share_text(share), int(amount * share)) for share in sorted(budget.soft))
     ends = None if period.ends is None else round(period.ends * MICROS)
     kept = calendar_limit(
         amount, ends, hard=budget.hard, budget=Budget(name, counter.subject, budget.period, period.name, soft)
