@@ -32,10 +32,12 @@ from headgate_server.interceptors.access_log import log_call
 from headgate_server.interceptors.admission import admission
 from headgate_server.interceptors.auth import authenticate, permit
 from headgate_server.interceptors.chain import Chain
+from headgate_server.interceptors.ledger import conclude, enter
 from headgate_server.interceptors.limits import reserve, settle
 from headgate_server.interceptors.metrics import metrics
 from headgate_server.interceptors.tracing import begin_trace, end_trace
 from headgate_server.interceptors.validation import validate
+from headgate_server.ledger.ledger import Ledger
 from headgate_server.reload import Reloader
 from headgate_server.runtime import Runtime
 from headgate_server.servicers.inference import InferenceServicer
@@ -70,11 +72,12 @@ class Application:
         self._runtime = Runtime(config)
         self._retiring: set[asyncio.Task[None]] = set()
         self._tracer = _call_tracer(config)
-        self._servicer = InferenceServicer(self._calls)
+        self._ledger = Ledger(config.ledger) if config.ledger else None
+        self._servicer = InferenceServicer(self._calls, self._ledger)
         self._metrics = Metrics()
         self._certificates = CertificateFiles(config.server.tls) if config.server.tls else None
         self._metrics.registry.register(
-            RunningServer(self._calls, lambda: self._runtime, self._certificates, time.monotonic)
+            RunningServer(self._calls, lambda: self._runtime, self._certificates, self._ledger, time.monotonic)
         )
         self._recent = Recent()
         self._admin = self._admin_listener(config) if config.admin.enabled else None
@@ -88,9 +91,10 @@ class Application:
                     lambda: self._runtime,
                     begin=[logs.bind, begin_trace(self._tracer)],
                     before_parse=[admission(self._calls), authenticate],
-                    after_parse=[validate, permit, reserve],
+                    after_parse=[*([enter(self._ledger)] if self._ledger else []), validate, permit, reserve],
                     end=[
                         settle,
+                        *([conclude(self._ledger)] if self._ledger else []),
                         log_call,
                         *([metrics(self._metrics, self._recent)] if self._admin else []),
                         end_trace,
@@ -143,6 +147,8 @@ class Application:
         Raises:
             OSError: an address cannot be bound.
         """
+        if self._ledger:
+            await self._ledger.start()
         await self._runtime.start()
         self._watching_lag = asyncio.create_task(watch_lag(self._metrics.loop_lag.observe))
         if self._admin:
@@ -233,6 +239,8 @@ class Application:
         if self._retiring:
             await asyncio.wait(self._retiring, timeout=CLEANUP_SECONDS)
         await self._runtime.close()
+        if self._ledger:
+            await self._ledger.close()
         if self._watching_lag:
             self._watching_lag.cancel()
         if self._admin:

@@ -8,6 +8,7 @@ package reads the environment, except OpenTelemetry's SDK, which reads its own v
 from headgate_server.config.budgets import Budget, BudgetRule
 from headgate_server.config.file import ConfigError, Problem
 from headgate_server.config.identity import Auth, Tls
+from headgate_server.config.ledger import Ledger, LedgerContent
 from headgate_server.config.limits import Limit, LimitEstimate, LimitRule, Limits, LimitStore
 from headgate_server.config.loading import load, named_file
 from headgate_server.config.tree import (
@@ -46,6 +47,8 @@ __all__ = [
     "EntraCredential",
     "GoogleCredential",
     "HealthChecks",
+    "Ledger",
+    "LedgerContent",
     "Limit",
     "LimitEstimate",
     "LimitRule",

@@ -20,6 +20,8 @@ MASK = "********"
 SCOPES = ("key", "tenant", "model", "provider", "target")
 LABEL = "label:"
 ROLE = "role"
+SQLITE = "sqlite:///"
+DATABASES = {"sqlite": ("sql", "aiosqlite"), "postgresql": ("postgres", "psycopg"), "postgres": ("postgres", "psycopg")}
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _API_VERSION = re.compile(r"[0-9a-z.-]*")
@@ -164,6 +166,17 @@ def _is_redis_url(text: str) -> bool:
     return True
 
 
+def _database_url(secret: SecretStr) -> SecretStr:
+    scheme, found, _ = secret.get_secret_value().partition("://")
+    if not found or scheme not in DATABASES:
+        raise ValueError("must be sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE")
+    extra, driver = DATABASES[scheme]
+    for package in ("sqlalchemy", "alembic", driver):
+        if find_spec(package) is None:
+            raise ValueError(f"{package} is not installed: pip install 'headgate-server[{extra}]'")
+    return secret
+
+
 def _store_type(store: str) -> str:
     return _installed(store) if store == "redis" else store
 
@@ -225,6 +238,7 @@ Component = Literal[
     "credentials",
     "health",
     "identity",
+    "ledger",
     "limits",
     "security",
     "server",
@@ -234,6 +248,7 @@ Component = Literal[
 TokenUrl = Annotated[str, AfterValidator(_token_url)]
 ApiVersion = Annotated[str, AfterValidator(_api_version)]
 TransportName = Annotated[Literal["aiohttp", "httpx2"], AfterValidator(_installed)]
+DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
 StoreType = Annotated[Literal["memory", "redis"], AfterValidator(_store_type)]
 KeyPrefix = Annotated[str, AfterValidator(_key_prefix)]

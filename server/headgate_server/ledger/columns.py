@@ -1,4 +1,4 @@
-"""The names of the ledger's columns, for those who cannot wait for SQLAlchemy."""
+"""The columns of the ledger, in order, for those who cannot wait for SQLAlchemy. What they mean says tables.py."""
 
 from __future__ import annotations
 
@@ -18,3 +18,24 @@ TOKENS = (
     "tool_input_tokens",
 )
 """The classes of pb.Usage, in its order."""
+
+COSTS = ("cost_nanos", "input_nanos", "cache_read_nanos", "cache_write_nanos", "output_nanos")
+
+CALLS = (
+    *("id", "time", "method", "request_id", "tenant", "key_id", "end_user_id", "labels"),
+    *("model", "routed_to", "arm", "provider", "provider_model", "attempts", "outcome", "reason"),
+    *("latency_micros", "first_token_micros", *TOKENS, "estimated", "cost_nanos", "currency"),
+)
+
+ATTEMPTS = (
+    *("call_id", "number", "time", "tenant", "key_id", "labels", "model", "provider", "provider_model", "cause"),
+    *("outcome", "reason", "http_status", "provider_request_id", "caller_key", "latency_micros", "first_token_micros"),
+    *(*TOKENS, "estimated", *COSTS, "currency", "cost_source", "price_version"),
+)
+
+CONTENTS = ("call_id", "time", "prompt", "answer")
+
+TABLES = {"headgate_calls": CALLS, "headgate_attempts": ATTEMPTS, "headgate_contents": CONTENTS}
+
+OPEN = "OPEN"
+LOST = "LOST"

@@ -21,6 +21,7 @@ from headgate_server.errors import (
 )
 from headgate_server.limits import truth
 from headgate_server.limits.costs import Costs
+from headgate_server.limits.estimate import Request
 from headgate_server.limits.limiter import Limiter, Reservation
 from headgate_server.limits.quota import MICROS, MOST, NEVER, Limit, Standing, Take, Unit, dollars
 from headgate_server.limits.rules import OF_TARGET, Rules, Scoped
@@ -52,7 +53,6 @@ class Share(NamedTuple):
 
 WHOLE = Share()
 COST: Unit = "cost"
-Request = pb.GenerateRequest | pb.EmbedRequest
 
 
 @dataclass(slots=True)
@@ -105,6 +105,7 @@ class CallLimits:
         self._limiter = limiter
         self._rules = rules
         self._principal = principal
+        self._request = request
         self._model = request.model
         self._labels = request.labels
         self._estimate = estimate
@@ -120,6 +121,11 @@ class CallLimits:
         self._rule_of: dict[str, str] = {}
         self._standings: dict[str, tuple[Limit, Standing, int]] = {}
         """What was said last of each limit, and what was given back to it since."""
+
+    @property
+    def counts_money(self) -> bool:
+        """A budget may apply."""
+        return self._costs is not None
 
     async def enter(self) -> None:
         """Reserves for the call.
@@ -227,7 +233,7 @@ class CallLimits:
             for attempt in one.sent:
                 if _is_of(share, attempt.target.provider, attempt.target.model, one.name):
                     if attempt.record.outcome:
-                        ended += costs.of(attempt)
+                        ended += costs.of(attempt, self._request)
                     else:
                         in_flight += 1
         return ended + self._estimate["cost"] * min(in_flight, most_estimates)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from headgate_server.limits.estimate import in_dollars
+from headgate_server.ledger.estimate import account_of
+from headgate_server.limits.estimate import DOLLARS, Request, in_dollars
 from headgate_server.prices import PriceList
 from headgate_server.providers.base import Target
 
@@ -24,10 +25,9 @@ class Costs:
         """Whether nothing may go to this target that is not on a caller's own key."""
         return self._refuse_unpriced and in_dollars(self._prices(target)) is None
 
-    def of(self, attempt: Attempt) -> int:
+    def of(self, attempt: Attempt, request: Request) -> int:
         """What an attempt has cost that has ended; nothing on the caller's own key, or where nobody knows the price."""
         if attempt.caller_key:
             return 0
-        prices = in_dollars(self._prices(attempt.target))
-        cost = prices.cost(attempt.record.usage) if prices and attempt.record.HasField("usage") else None
-        return cost.total_nanos if cost else 0
+        _, cost = account_of(attempt, request)
+        return cost.total_nanos if cost and cost.currency_code == DOLLARS else 0

@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from headgate_server.call import CallRegistry
+from headgate_server.ledger.ledger import Ledger
 from headgate_server.limits.quota import NANOS
 from headgate_server.resilience.breaker import Circuit
 from headgate_server.telemetry import names
@@ -33,11 +34,13 @@ class RunningServer(Collector):
         calls: CallRegistry,
         runtime: Callable[[], Runtime],
         certificates: CertificateFiles | None,
+        ledger: Ledger | None,
         now: Callable[[], float],
     ) -> None:
         self._calls = calls
         self._runtime = runtime
         self._certificates = certificates
+        self._ledger = ledger
         self._now = now
 
     def describe(self) -> Iterator[Metric]:
@@ -54,7 +57,9 @@ class RunningServer(Collector):
         yield from _providers(runtime)
         if self._certificates:
             yield _family(names.CERTIFICATE_CHANGED, {(): self._certificates.changed_at})
-            yield _counters(names.CERTIFICATE_REFUSALS, {(): self._certificates.refusals})
+            yield _counter(names.CERTIFICATE_REFUSALS, {(): self._certificates.refusals})
+        if self._ledger:
+            yield from _ledger(self._ledger, self._now())
 
     def _targets(self, runtime: Runtime) -> Iterator[Metric]:
         circuits: Values = defaultdict(float)
@@ -100,11 +105,26 @@ def _budgets(limits: LimitPolicy) -> Iterator[Metric]:
     events: Values = {(budget.name, event): 0.0 for budget in limits.budgets for event in budget.events}
     events |= {key: float(number) for key, number in watch.events.copy().items()}
     yield _family(names.BUDGET_AMOUNT, {(budget.name,): budget.amount / NANOS for budget in limits.budgets})
-    yield _counters(names.BUDGET_SPENT, spent)
-    yield _counters(names.BUDGET_EVENTS, events)
+    yield _counter(names.BUDGET_SPENT, spent)
+    yield _counter(names.BUDGET_EVENTS, events)
 
 
-def _counters(name: Name, values: Mapping[tuple[str, ...], float]) -> CounterMetricFamily:
+def _ledger(ledger: Ledger, now: float) -> Iterator[Metric]:
+    figures = ledger.figures
+    events = {
+        "written": figures.written,
+        "shipped": ledger.shipped,
+        "dropped": figures.dropped,
+        "refused": figures.refused,
+    }
+    yield _counter(names.LEDGER_CALLS, {(event,): count for event, count in events.items()})
+    yield _family(names.LEDGER_QUEUE, {(): ledger.queued})
+    yield _family(names.LEDGER_SPOOLED, {(): ledger.waiting})
+    yield _family(names.LEDGER_LAG, {(): ledger.lag(now)})
+    yield _family(names.LEDGER_DEGRADED, {(): 1.0 if ledger.trouble else 0.0})
+
+
+def _counter(name: Name, values: Mapping[tuple[str, ...], float]) -> CounterMetricFamily:
     family = CounterMetricFamily(name.name, name.help, labels=name.labels)
     for labels, value in values.items():
         family.add_metric(labels, value)

@@ -106,6 +106,15 @@ BUDGET_EVENTS = Name(
 LIMITER_DEGRADED = Name(
     "headgate_limiter_degraded", "1 while limits are counted by this server alone, or refuse for want of their store."
 )
+LEDGER_CALLS = Name(
+    "headgate_ledger_calls",
+    "Calls that the ledger has written to its file or shipped to PostgreSQL, or that it lost: dropped, refused.",
+    ("event",),
+)
+LEDGER_QUEUE = Name("headgate_ledger_queue_rows", "Rows of the ledger in memory.")
+LEDGER_SPOOLED = Name("headgate_ledger_spooled_calls", "Calls on the local disk that PostgreSQL does not have yet.")
+LEDGER_LAG = Name("headgate_ledger_lag_seconds", "Time since the ledger last had every call where it belongs.")
+LEDGER_DEGRADED = Name("headgate_ledger_degraded", "1 while the ledger's file or PostgreSQL does not take rows.")
 LOOP_LAG = Name("headgate_event_loop_lag_seconds", "How late the event loop runs what is due.", (), LAG_SECONDS)
 DRAINING = Name("headgate_draining", "1 while the server drains.")
 RELOADS = Name("headgate_config_reloads", "Reloads of the configuration, by result.", ("result",))
