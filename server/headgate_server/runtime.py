@@ -93,7 +93,7 @@ class Runtime:
     async def start(self, patience: float = FIRST_SECONDS) -> None:
         """Fetches the first tokens and keys, and waits for them at most `patience` seconds: without one a provider
         fails, not the gateway, and it goes on to be fetched."""
-        starting = (self.identity.start(patience), self.limits.limiter.start(), self._fetch_first_tokens(patience))
+        starting = (self.identity.start(patience), self.limits.start(patience), self._fetch_first_tokens(patience))
         for failure in await asyncio.gather(*starting, return_exceptions=True):
             if failure is not None:
                 raise failure
@@ -110,13 +110,13 @@ class Runtime:
     async def retire(self) -> None:
         """New calls begin with another generation: nothing is looked after any more, calls in flight go on."""
         await self._checker.stop()
+        await self.limits.retire()
 
     async def close(self, successor: Runtime | None = None) -> None:
         """Closes every connection that the successor did not take over."""
         await self._checker.stop()
         await self.upstream.close()
-        if successor is None or successor.limits.limiter is not self.limits.limiter:
-            await self.limits.limiter.close()
+        await self.limits.close(successor.limits if successor else None)
         for name, served in self.providers.items():
             if successor is None or successor.providers.get(name) is not served:
                 await served.endpoint.close()

@@ -170,4 +170,5 @@ def _principal(grant: Grant, *, tenant: str, key_id: str = "") -> Principal:
         allowed_models=grant.allowed_models,
         allowed_providers=grant.allowed_providers,
         limits=grant.limits,
+        budgets=grant.budgets,
     )

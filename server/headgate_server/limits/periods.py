@@ -17,6 +17,11 @@ class Period(NamedTuple):
     starts: float | None
     ends: float | None
 
+    @property
+    def bounds(self) -> tuple[float | None, float | None]:
+        """Both."""
+        return self.starts, self.ends
+
 
 ALL_TIME = Period("total", None, None)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import structlog
 from headgate import v1 as pb
 
 from headgate_server.limits.call import CallLimits
 from headgate_server.limits.costs import Costs
 from headgate_server.limits.estimate import Estimator
+from headgate_server.limits.history import BudgetHistory
 from headgate_server.limits.limiter import Limiter, LocalLimiter
 from headgate_server.limits.quota import NANOS
 from headgate_server.limits.rules import Rules, budget_name, share_text
@@ -18,6 +21,8 @@ from headgate_server.limits.watch import EXCEEDED
 if TYPE_CHECKING:
     from headgate_server.call import Call
     from headgate_server.config import Config, LimitStore
+
+log = structlog.get_logger(component="limits")
 
 
 class ConfiguredBudget(NamedTuple):
@@ -42,6 +47,34 @@ class LimitPolicy:
         self._costs = Costs(estimator.prices, refuse_unpriced=config.limits.unpriced == "refuse")
         is_same = previous and previous._store == self._store
         self.limiter: Limiter = previous.limiter if previous and is_same else _limiter(self._store)
+        self._history = self._history_of(config)
+
+    async def start(self, patience: float) -> None:
+        """Connects, and restores what budgets have spent, for which it waits at most `patience` seconds."""
+        await self.limiter.start()
+        if self._history:
+            await self._history.start(patience)
+        elif self.budgets:
+            log.warning("budgets_without_ledger", store=self._store.type)
+
+    async def retire(self) -> None:
+        """New calls begin with another generation."""
+        if self._history:
+            await self._history.stop()
+
+    async def close(self, successor: LimitPolicy | None) -> None:
+        """Ends the limiter unless the successor took it over."""
+        await self.retire()
+        if successor is None or successor.limiter is not self.limiter:
+            await self.limiter.close()
+
+    def _history_of(self, config: Config) -> BudgetHistory | None:
+        auth = config.auth
+        callers_own = [budget for grant in (*auth.keys.values(), *auth.jwt, *auth.mtls) for budget in grant.budgets]
+        if config.ledger is None or not (config.limits.budgets or callers_own):
+            return None
+        url = config.ledger.url.get_secret_value()
+        return BudgetHistory(url, self.limiter, config.limits.budgets, callers_own, time.time)
 
     def of_call(self, call: Call) -> CallLimits | None:
         """What limits the call, if anything does."""

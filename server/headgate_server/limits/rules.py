@@ -132,7 +132,7 @@ class Rules:
         ]
         if of == OF_CALL:
             scoped += _own_limits(principal)
-            counted += [(budget, _own(principal)) for budget in principal.budgets]
+            counted += [(budget, own(principal)) for budget in principal.budgets]
         since, until = 0.0, inf
         budgets: dict[str, Scoped] = {}
         for budget, counter in counted:
@@ -216,7 +216,8 @@ def _scoped(rule: LimitRule, limit: Limit, values: Mapping[str, str]) -> Scoped:
     return Scoped("|".join(filter(None, [_counting(limit), counter.key])), limit, counter.subject, named)
 
 
-def _own(principal: Principal) -> Whose:
+def own(principal: Principal) -> Whose:
+    """Who shares a counter of a caller's own limit."""
     key = f"own|key={_short(principal.key_id)}|tenant={_short(principal.tenant)}"
     subject = f"key:{principal.key_id}" if principal.key_id else f"tenant:{principal.tenant}"
     return Whose(key, subject, "per caller's own")
@@ -224,12 +225,12 @@ def _own(principal: Principal) -> Whose:
 
 def _own_limits(principal: Principal) -> Iterable[Scoped]:
     """The caller's own limits; of several on the same counter, the least."""
-    who = _own(principal)
+    who = own(principal)
     found: dict[str, Scoped] = {}
-    for own in map(_limit, principal.limits):
-        key = f"{_counting(own)}|{who.key}"
-        if key not in found or own.capacity < found[key].limit.capacity:
-            found[key] = Scoped(key, own, who.subject, f"{_named(own)} {who.rule}")
+    for one in map(_limit, principal.limits):
+        key = f"{_counting(one)}|{who.key}"
+        if key not in found or one.capacity < found[key].limit.capacity:
+            found[key] = Scoped(key, one, who.subject, f"{_named(one)} {who.rule}")
     return found.values()
 
 
