@@ -97,6 +97,7 @@ class BudgetHistory:
             if not await self._restore():
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
+            log.info("budgets_restored")
             for seconds in AGAIN_SECONDS:
                 if await self._forgets_within(seconds):
                     break

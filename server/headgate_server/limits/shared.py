@@ -98,7 +98,6 @@ class SharedLimiter:
                 raise
             else:
                 self._failures = 0
-                self._remember(takes, decided)
                 return Reservation(name, takes, shared=True), decided
         if self._store.on_failure == "closed":
             if asked:
@@ -123,15 +122,9 @@ class SharedLimiter:
                 self._owe(take, used)
 
     def restore(self, known: Sequence[Take]) -> None:
+        self._here.restore(micros(), known)
         for start in range(0, len(known), RESTORED_AT_ONCE):
             self._send(("restore", "", packed(known[start : start + RESTORED_AT_ONCE])))
-
-    def _remember(self, takes: Sequence[Take], decided: Verdict) -> None:
-        """Without Redis, money must not be there anew."""
-        for take, standing in zip(takes, decided.standings, strict=True):
-            if take.limit.budget:
-                used = standing.used - take.amount if decided.granted else standing.used
-                self._here.restore(micros(), [Take(take.key, take.limit, used)])
 
     def _owe(self, take: Take, used: int) -> None:
         """Notes what Redis is to be told; of more counters than can be kept nobody learns."""
@@ -157,7 +150,9 @@ class SharedLimiter:
                 self._keep(operation, used)
                 return
             for take, spent in zip(used, answer.result(), strict=False):  # nothing is spent twice
-                self.watch.settled(take.limit, take.amount, spent)
+                if take.limit.budget:
+                    self.watch.settled(take.limit, take.amount, spent)
+                    self._here.restore(micros(), [take._replace(amount=spent)])  # without Redis it goes on from there
 
         sent = self._wire.send(operation)
         self._unconfirmed.add(sent)

@@ -1,0 +1,106 @@
+"""Budgets after a restart: what was spent is in the ledger, in SQLite or PostgreSQL."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from tests.budgets.priced import USUAL, budget, dollars, estimate, priced, small
+from tests.conftest import LogLines, Serve
+from tests.headgate_process import eventually, failing
+from tests.identity.callers import PEPPER, bearer, static_key
+from tests.identity.databases import Line
+from tests.vendor import Vendor, answers_text
+
+SPENT = 3 * USUAL
+
+
+@pytest.mark.parametrize(
+    "per", ["", "tenant", "key", "model", "provider", "target", "label:team", "tenant label:team model"]
+)
+async def test_a_restart_forgets_nothing_and_counts_nothing_twice(
+    serve: Serve, ledger: dict[str, str], per: str
+) -> None:
+    """Who spent before has exactly so much less; who did not has all. What a budget is not for is not counted."""
+    (spender, entry), (other, other_entry) = static_key("acme"), static_key("other")
+    auth = {"pepper": PEPPER, "keys": {**entry, **other_entry}}
+    run = secrets.token_hex(4)
+    request = small("v/m", labels={"team": "red", "run": run})
+
+    async with Vendor(answers_text) as vendor:
+        providers = {"v": priced(vendor), "w": priced(vendor)}
+
+        def server(amount: int) -> Any:
+            limits = budget(amount, per=per.split(), only={"label:run": [run], "tenant": ["*"]})
+            return serve(providers=providers, limits=limits, auth=auth, ledger=ledger)
+
+        async with server(estimate(request) * 10) as before:
+            for _ in range(3):
+                await before.stub.Generate(request, metadata=bearer(spender.text))
+            elsewhere = small("v/m", labels={"team": "red", "run": "another"})
+            await before.stub.Generate(elsewhere, metadata=bearer(spender.text))
+        async with server(estimate(request) + SPENT - 1) as after:
+            refused = await failing(after.stub.Generate(request, metadata=bearer(spender.text)))
+            assert refused.reason == "BUDGET_EXCEEDED"
+            if per:
+                different = small("w/m", labels={"team": "blue", "run": run})
+                await after.stub.Generate(different, metadata=bearer(other.text))
+        async with server(estimate(request) + SPENT) as again:
+            await again.stub.Generate(request, metadata=bearer(spender.text))
+
+
+async def test_a_restart_remembers_budgets_of_callers_own(serve: Serve, ledger: dict[str, str]) -> None:
+    """Each key for itself."""
+    request = small()
+    own = [{"amount": dollars(estimate(request) + SPENT - 1), "period": "month"}]
+    (spender, entry), (other, other_entry) = static_key("acme", budgets=own), static_key("acme", budgets=own)
+    auth = {"pepper": PEPPER, "keys": {**entry, **other_entry}}
+    async with Vendor(answers_text) as vendor:
+        settings: Any = {"providers": {"v": priced(vendor)}, "auth": auth, "ledger": ledger}
+        async with serve(**settings) as before:
+            for _ in range(3):
+                await before.stub.Generate(request, metadata=bearer(spender.text))
+        async with serve(**settings) as after:
+            refused = await failing(after.stub.Generate(request, metadata=bearer(spender.text)))
+            assert refused.details["QuotaFailure"].violations[0].subject == f"key:{spender.id}"
+            await after.stub.Generate(request, metadata=bearer(other.text))
+
+
+async def test_without_its_ledger_a_server_starts_and_learns_later(
+    serve: Serve, postgresql_url: str, tmp_path: Path, logged: LogLines
+) -> None:
+    """PostgreSQL is not there at the start: calls go on, the log tells, and what was spent counts when it is back."""
+    request = small(labels={"run": secrets.token_hex(4)})
+    limits = budget(estimate(request) + 4 * USUAL - 1, per=["label:run"])
+    address = urlsplit(postgresql_url)
+
+    def events() -> list[str]:
+        return [entry["event"] for entry in logged.lines]
+
+    socket = Path(parse_qs(address.query)["host"][0]) / ".s.PGSQL.5432"
+    async with Vendor(answers_text) as vendor, Line(socket) as line:
+        by_line = f"postgresql://{address.username}:@127.0.0.1:{line.port}{address.path}"
+        settings: Any = {"providers": {"v": priced(vendor)}, "limits": limits}
+        ledger = {"url": postgresql_url, "spool": f"{tmp_path}/spool.db"}
+        async with serve(**settings, ledger=ledger) as before:
+            for _ in range(3):
+                await before.stub.Generate(request)
+        line.cut()
+        async with serve(**settings, ledger={**ledger, "url": by_line}) as after:
+            known = events()
+            assert "budgets_not_restored" in known
+            await after.stub.Generate(request)
+            await line.mend()
+            assert await eventually(lambda: "budgets_restored" in events()[len(known) :], seconds=10)
+            assert (await failing(after.stub.Generate(request))).reason == "BUDGET_EXCEEDED"
+
+
+async def test_budgets_without_a_ledger_are_warned_of(serve: Serve, logged: LogLines) -> None:
+    """They begin at zero whenever the server does."""
+    async with Vendor(answers_text) as vendor, serve(providers={"v": priced(vendor)}, limits=budget(USUAL)):
+        pass
+    assert "budgets_without_ledger" in {entry["event"] for entry in logged.lines}
