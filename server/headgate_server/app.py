@@ -41,6 +41,7 @@ from headgate_server.ledger.ledger import Ledger
 from headgate_server.reload import Reloader
 from headgate_server.runtime import Runtime
 from headgate_server.servicers.inference import InferenceServicer
+from headgate_server.telemetry.ended_calls import EndedCalls
 from headgate_server.telemetry.event_loop import watch_lag
 from headgate_server.telemetry.gauges import RunningServer
 from headgate_server.telemetry.metrics import Metrics
@@ -80,6 +81,8 @@ class Application:
             RunningServer(self._calls, lambda: self._runtime, self._certificates, self._ledger, time.monotonic)
         )
         self._recent = Recent()
+        counting = [metrics(self._metrics, self._recent)] if config.admin.enabled else []
+        self._ended = EndedCalls([log_call, *counting])
         self._admin = self._admin_listener(config) if config.admin.enabled else None
         self._watching_lag: asyncio.Task[None] | None = None
         self._health = grpc_health.HealthServicer()
@@ -92,13 +95,7 @@ class Application:
                     begin=[logs.bind, begin_trace(self._tracer)],
                     before_parse=[admission(self._calls), authenticate],
                     after_parse=[*([enter(self._ledger)] if self._ledger else []), validate, permit, reserve],
-                    end=[
-                        settle,
-                        *([conclude(self._ledger)] if self._ledger else []),
-                        log_call,
-                        *([metrics(self._metrics, self._recent)] if self._admin else []),
-                        end_trace,
-                    ],
+                    end=[settle, *([conclude(self._ledger)] if self._ledger else []), end_trace, self._ended.add],
                 )
             ],
             options=_channel_options(config.server),
@@ -122,6 +119,11 @@ class Application:
         return self._calls
 
     @property
+    def ended(self) -> EndedCalls:
+        """The calls that are over and not told of yet."""
+        return self._ended
+
+    @property
     def runtime(self) -> Runtime:
         """What new calls begin with."""
         return self._runtime
@@ -139,6 +141,7 @@ class Application:
             lambda: self._servicer.state == pb.SERVING_STATE_SERVING,
             lambda: status_page(self._runtime, self._calls, self._recent, self._servicer.state, started),
             debug if config.admin.debug else {},
+            self._ended.tell,
         )
 
     async def start(self) -> int:
@@ -234,6 +237,7 @@ class Application:
             log.error("calls_left_at_stop", calls=len(self._calls))
         hurrying.cancel()
         await self._server.stop(0)
+        self._ended.tell()
         await stopping
         await drained
         if self._retiring:

@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 from headgate import v1 as pb
 
+from headgate_server import logs
 from headgate_server.call import Call
 from headgate_server.errors import GatewayError
 from headgate_server.principal import ANONYMOUS
@@ -27,18 +28,20 @@ def log_call(call: Call, error: GatewayError | None) -> None:
         log.info("call", **_line(call, error))
     if error and error.vendor_detail:
         # A vendor's words may repeat the prompt: they are for those who ask for them.
-        log.debug("vendor_detail", detail=redacted(error.vendor_detail))
+        log.debug("vendor_detail", **logs.of_call(call), detail=redacted(error.vendor_detail))
 
 
 def _line(call: Call, error: GatewayError | None) -> dict[str, Any]:
     line: dict[str, Any] = {
+        **logs.of_call(call),
+        "timestamp": logs.timestamp(call.ended_at),
         "method": call.method,
         "peer": call.peer,
         "code": error.code.name if error else "OK",
-        "duration_ms": round(call.elapsed() * 1000, 3),
+        "duration_ms": round(call.duration * 1000, 3),
     }
     if call.principal is not ANONYMOUS:
-        line |= {"tenant": call.principal.tenant, "key_id": call.principal.key_id}
+        line["key_id"] = call.principal.key_id
     if error:
         line["reason"] = error.reason
         line["error"] = error.message[:MAX_TEXT]

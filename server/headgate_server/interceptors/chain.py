@@ -115,7 +115,7 @@ class Chain(grpc.aio.ServerInterceptor):
                 await _pass(self._after_parse, call)
                 return await respond(call)
             finally:
-                error = call.conclude(sys.exception())
+                error = call.end(sys.exception())
                 for end in self._end:
                     end(call, error)
 

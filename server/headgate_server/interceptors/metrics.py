@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from headgate_server.call import Call
 from headgate_server.errors import GatewayError
 from headgate_server.interceptors.base import End
@@ -16,6 +14,6 @@ def metrics(instruments: Metrics, recent: Recent) -> End:
 
     def record(call: Call, error: GatewayError | None) -> None:
         instruments.record_call(call, error)
-        recent.record(call, error, time.monotonic())
+        recent.record(call, error, call.started + call.duration)
 
     return record

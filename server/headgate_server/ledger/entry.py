@@ -61,7 +61,7 @@ class Entry:
         self, entry_id: str, call: Call, request: Request, content: Content | None, begun: deque[tuple[Entry, Attempt]]
     ) -> None:
         self.id = entry_id
-        self.time = time.time() - call.elapsed()
+        self.time = time.time() - (time.monotonic() - call.started)
         self.attempts: list[Attempt] = []
         self.content = content
         self._begun = begun
@@ -86,7 +86,7 @@ class Entry:
 
     def rows(self, error: GatewayError | None) -> Rows:
         """All of it, once the call has ended with that error or with its answer."""
-        latency = _micros(self._call.elapsed())
+        latency = _micros(self._call.duration)
         content = self.content.row(self.id, self.time) if self.content else None
         if error is None:
             return self._rows("OK", "", latency, content)

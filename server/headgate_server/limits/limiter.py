@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import count
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from headgate_server.limits.memory import MemoryCounters
 from headgate_server.limits.quota import Take, Verdict
@@ -17,8 +16,7 @@ HERE = ""
 EPOCH = time.time_ns() - time.monotonic_ns()
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(NamedTuple):
     """What one call holds until it is settled: `shared` says that Redis counts it, `asked` that it may."""
 
     name: str
