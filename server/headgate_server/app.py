@@ -26,7 +26,7 @@ from headgate_server import logs
 from headgate_server.admin.listener import AdminListener
 from headgate_server.admin.status import configuration, pools, status as status_page, targets, tasks
 from headgate_server.call import CallRegistry
-from headgate_server.config import Config
+from headgate_server.config import Config, Ledger as LedgerConfig
 from headgate_server.config.tree import Server as ServerConfig
 from headgate_server.interceptors.access_log import log_call
 from headgate_server.interceptors.admission import admission
@@ -354,6 +354,13 @@ def _needing_restart(started: Config, config: Config) -> Iterator[str]:
     for name in ("admin", "telemetry"):
         if getattr(started, name) != getattr(config, name):
             yield name
+    if _without_content(started.ledger) != _without_content(config.ledger):
+        yield "ledger"
+
+
+def _without_content(ledger: LedgerConfig | None) -> LedgerConfig | None:
+    """What of the ledger is read at the start alone."""
+    return ledger and ledger.model_copy(update={"content": None})
 
 
 def _call_tracer(config: Config) -> CallTracer | None:

@@ -6,11 +6,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.identity.databases import postgresql
+from tests.identity.databases import Postgresql, postgresql_server
+from tests.ledger.statements import execute
 
 
-@pytest.fixture(scope="module")
-def postgresql_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PostgreSQL for this module."""
-    with postgresql(tmp_path_factory.mktemp("postgresql")) as url:
-        yield url
+@pytest.fixture(scope="package")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgresql]:
+    """A PostgreSQL for all of these tests."""
+    with postgresql_server(tmp_path_factory.mktemp("postgresql")) as server:
+        yield server
+
+
+@pytest.fixture
+async def empty(postgresql: Postgresql) -> Postgresql:
+    """The same, without any table."""
+    await execute(postgresql.url, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+    return postgresql

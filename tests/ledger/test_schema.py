@@ -29,7 +29,7 @@ async def test_the_migrations_make_what_is_declared_and_take_it_away_again(
     database: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """Up, up once more, down, and up again."""
-    url = f"sqlite:///{tmp_path}/ledger.db" if database == "sqlite" else request.getfixturevalue("postgresql_url")
+    url = f"sqlite:///{tmp_path}/ledger.db" if database == "sqlite" else request.getfixturevalue("empty").url
     connections = engine(url)
     try:
         for step, expected in (

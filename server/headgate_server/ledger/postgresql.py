@@ -21,6 +21,9 @@ from headgate_server.ledger.partitions import drop_months, make_months, months_f
 from headgate_server.ledger.spool import Batch
 from headgate_server.sql.engine import engine
 
+Work = Callable[[AsyncConnection], Awaitable[None]]
+
+PREPARE_SECONDS = 60.0
 HANG_UP_SECONDS = 2.0
 
 log = structlog.get_logger(component="ledger")
@@ -47,12 +50,16 @@ class PostgresqlLedger:
 
     async def prepare(self) -> None:
         """Makes or migrates the tables, has months ready, and drops those that are too old."""
-        await self._transact(self._migrate)
+        await self._transact(self._migrate, PREPARE_SECONDS)
         await self.look_after_months()
 
     async def look_after_months(self) -> None:
         """Has months ready, and drops those that are too old."""
-        await self._transact(self._look_after_months)
+        await self._transact(self._look_after_months, PREPARE_SECONDS)
+
+    async def ping(self) -> None:
+        """Sees whether it is there."""
+        await self._transact(_nothing, self._config.timeout)
 
     async def insert(self, batch: Batch) -> None:
         """Adds rows; those that are there already stay as they are."""
@@ -63,7 +70,7 @@ class PostgresqlLedger:
             for table, rows in batch.rows.items():
                 await connection.execute(_INSERTS[table], {"rows": rows})
 
-        await self._transact(insert_all)
+        await self._transact(insert_all, self._config.timeout)
         self._months.update(batch.months)
 
     async def _migrate(self, connection: AsyncConnection) -> None:
@@ -78,12 +85,12 @@ class PostgresqlLedger:
             for name in await drop_months(connection, now, self._config.retention_days):
                 log.info("ledger_month_dropped", table=name)
 
-    async def _transact(self, work: Callable[[AsyncConnection], Awaitable[None]]) -> None:
+    async def _transact(self, work: Work, seconds: float) -> None:
         """Does the work in one transaction, within the time. A frozen server does not even hear a cancel: the
         connection is broken off, and the driver finds it lost."""
-        transacting = asyncio.create_task(self._begin(work))
+        transacting = asyncio.create_task(self._begin(work, seconds))
         try:
-            async with asyncio.timeout(self._config.timeout):
+            async with asyncio.timeout(seconds):
                 await asyncio.shield(transacting)
         finally:
             if not transacting.done():
@@ -91,9 +98,9 @@ class PostgresqlLedger:
                 transacting.cancel()
                 await asyncio.wait((transacting,), timeout=HANG_UP_SECONDS)
 
-    async def _begin(self, work: Callable[[AsyncConnection], Awaitable[None]]) -> None:
+    async def _begin(self, work: Work, seconds: float) -> None:
         async with self._engine.begin() as connection:
-            await connection.execute(text(f"SET LOCAL statement_timeout = {int(self._config.timeout * 1000)}"))
+            await connection.execute(text(f"SET LOCAL statement_timeout = {int(seconds * 1000)}"))
             await work(connection)
 
     def _remember(self, connection: Any, _record: Any) -> None:
@@ -103,6 +110,10 @@ class PostgresqlLedger:
         # Whatever state the connection is in, or if there is none yet.
         with suppress(Exception), socket.socket(fileno=os.dup(self._raw.fileno())) as line:
             line.shutdown(socket.SHUT_RDWR)
+
+
+async def _nothing(_connection: AsyncConnection) -> None:
+    """A transaction without statements of its own."""
 
 
 def _insert(table: str) -> Any:

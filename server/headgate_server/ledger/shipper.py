@@ -92,6 +92,8 @@ class Shipper:
             await self._database.insert(batch)
             await self._writer.do(lambda spool: spool.forget(batch.ids))
             self.shipped += len(batch.ids)
+        elif self.trouble:
+            await self._database.ping()
         if self._config.migrate and time.monotonic() >= self._months_due:
             await self._database.look_after_months()
             self._months_due = time.monotonic() + MONTHS_SECONDS

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from headgate_server.ledger.entry import Row, Rows
 
 SYNCHRONOUS = {"commit": "FULL", "checkpoint": "NORMAL", "never": "OFF"}
 BUSY_SECONDS = 5.0
-AT_ONCE = (32, 8, 1)
+AT_ONCE = 50
 """Rows in one statement: within one, this thread need not win the interpreter's lock back from the event loop."""
+STATEMENTS = 3 * AT_ONCE
 MOMENT = "strftime('%Y-%m-%d %H:%M:%f', ?, 'unixepoch') || '000'"
 """Seconds since the epoch, as SQLAlchemy writes a time in SQLite."""
 KEYS = {"headgate_calls": "id", "headgate_attempts": "call_id", "headgate_contents": "call_id"}
@@ -46,7 +48,13 @@ class Spool:
     def __init__(self, file: Path, fsync: str) -> None:
         self._lock = _locked(file.with_name(f"{file.name}.lock"))
         _migrate(file)
-        self._connection = sqlite3.connect(file, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        self._connection = sqlite3.connect(
+            file,
+            timeout=BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=STATEMENTS,
+        )
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute(f"PRAGMA synchronous={SYNCHRONOUS[fsync]}")
 
@@ -109,12 +117,9 @@ class Spool:
         return deleted
 
     def _put(self, table: str, rows: Sequence[Row]) -> None:
-        done = 0
-        for size in AT_ONCE:
-            while len(rows) - done >= size:
-                values = list(chain.from_iterable(rows[done : done + size]))
-                self._connection.execute(_INSERTS[table, size], values)
-                done += size
+        for first in range(0, len(rows), AT_ONCE):
+            part = rows[first : first + AT_ONCE]
+            self._connection.execute(_insert(table, len(part)), list(chain.from_iterable(part)))
 
     def _as_json(self, table: str, ids: Sequence[str]) -> str:
         query = f"SELECT {_OBJECTS[table]} FROM {table} WHERE {KEYS[table]} IN ({_marks(ids)})"
@@ -141,6 +146,7 @@ def _marks(values: Sequence[Any]) -> str:
     return ",".join("?" * len(values))
 
 
+@cache
 def _insert(table: str, size: int) -> str:
     row = ", ".join(MOMENT if column == "time" else "?" for column in TABLES[table])
     return f"INSERT OR REPLACE INTO {table} ({', '.join(TABLES[table])}) VALUES {', '.join([f'({row})'] * size)}"
@@ -155,7 +161,6 @@ def _object(table: str) -> str:
     return f"json_group_array(json_object({pairs}))"
 
 
-_INSERTS = {(table, size): _insert(table, size) for table in TABLES for size in AT_ONCE}
 _OBJECTS = {table: _object(table) for table in TABLES}
 
 

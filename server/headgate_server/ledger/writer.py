@@ -122,7 +122,7 @@ class Writer:
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._wake.wait(IDLE_SECONDS)
-            self._stopping.wait(self._flush_interval)
+            time.sleep(self._flush_interval)
             self._wake.clear()
             if time.monotonic() >= self._retry_at:
                 self._write()
