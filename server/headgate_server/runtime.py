@@ -70,7 +70,10 @@ class Runtime:
         catalog = _catalog(config, endpoints)
         routes = _routes(config, endpoints)
         self.limits: LimitPolicy = LimitPolicy(
-            config, _estimator(config, endpoints, routes, catalog), previous.limits if previous else None
+            config,
+            _estimator(config, endpoints, routes, catalog),
+            self.identity.own_budgets,
+            previous.limits if previous else None,
         )
         self.gateway = Gateway(
             routes,
@@ -93,10 +96,15 @@ class Runtime:
     async def start(self, patience: float = FIRST_SECONDS) -> None:
         """Fetches the first tokens and keys, and waits for them at most `patience` seconds: without one a provider
         fails, not the gateway, and it goes on to be fetched."""
-        starting = (self.identity.start(patience), self.limits.start(patience), self._fetch_first_tokens(patience))
+        starting = (self._know_callers(patience), self._fetch_first_tokens(patience))
         for failure in await asyncio.gather(*starting, return_exceptions=True):
             if failure is not None:
                 raise failure
+
+    async def _know_callers(self, patience: float) -> None:
+        """Limits come after identities, whose own budgets they restore."""
+        await self.identity.start(patience)
+        await self.limits.start(patience)
 
     async def _fetch_first_tokens(self, patience: float) -> None:
         credentials = [served.endpoint.credential for served in self.providers.values()]

@@ -9,6 +9,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from headgate_server.identity.database import SqlKeyDatabase
+from headgate_server.identity.records import NewKey
 from tests.budgets.priced import USUAL, budget, dollars, estimate, priced, small
 from tests.conftest import LogLines, Serve
 from tests.headgate_process import eventually, failing
@@ -53,12 +55,23 @@ async def test_a_restart_forgets_nothing_and_counts_nothing_twice(
             await again.stub.Generate(request, metadata=bearer(spender.text))
 
 
-async def test_a_restart_remembers_budgets_of_callers_own(serve: Serve, ledger: dict[str, str]) -> None:
-    """Each key for itself."""
+@pytest.mark.parametrize("kept", ["configuration", "store"])
+async def test_a_restart_remembers_budgets_of_callers_own(
+    serve: Serve, ledger: dict[str, str], tmp_path: Path, kept: str
+) -> None:
+    """Each key for itself, wherever it is kept."""
     request = small()
     own = [{"amount": dollars(estimate(request) + SPENT - 1), "period": "month"}]
-    (spender, entry), (other, other_entry) = static_key("acme", budgets=own), static_key("acme", budgets=own)
-    auth = {"pepper": PEPPER, "keys": {**entry, **other_entry}}
+    auth: dict[str, Any] = {"pepper": PEPPER}
+    if kept == "configuration":
+        (spender, entry), (other, other_entry) = static_key(budgets=own), static_key(budgets=own)
+        auth["keys"] = {**entry, **other_entry}
+    else:
+        auth["store"] = {"url": f"sqlite:///{tmp_path}/keys.db"}
+        database = SqlKeyDatabase(auth["store"]["url"], migrates=True)
+        await database.prepare()
+        spender, other = [await database.create(NewKey("acme", budgets=own), PEPPER.encode(), 0.0, "") for _ in "12"]
+        await database.close()
     async with Vendor(answers_text) as vendor:
         settings: Any = {"providers": {"v": priced(vendor)}, "auth": auth, "ledger": ledger}
         async with serve(**settings) as before:

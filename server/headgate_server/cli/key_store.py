@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from headgate_server.cli.exits import FAILED, OK, USAGE, Failed
 from headgate_server.cli.terminal import table
 from headgate_server.cli.times import seconds_of, shown_time
-from headgate_server.config import Auth, ConfigError, Limit, load
+from headgate_server.config import Auth, Budget, ConfigError, Limit, load
 from headgate_server.identity.identity import database, pepper
 from headgate_server.identity.keys import ApiKey, digest, new_key as new_api_key
 from headgate_server.identity.records import NewKey, NoSuchKey
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from headgate_server.identity.database import SqlKeyDatabase
 
 T = TypeVar("T")
-_LIMITS = TypeAdapter(list[Limit])
+_LIMITS: TypeAdapter[list[Any]] = TypeAdapter(list[Limit])
+_BUDGETS: TypeAdapter[list[Any]] = TypeAdapter(list[Budget])
 
 
 def new_key(
@@ -37,6 +38,7 @@ def new_key(
     models: Sequence[str],
     providers: Sequence[str],
     limits: str,
+    budgets: str,
     expires_in: str,
 ) -> NewKey:
     """The key that the command line describes.
@@ -46,19 +48,19 @@ def new_key(
     """
     if not tenant or not printable(tenant) == tenant:
         raise Failed(USAGE, "error: --tenant: must be printable text")
-    own_limits = _limits(limits)
+    own_limits, own_budgets = _array("--limits", limits, _LIMITS), _array("--budgets", budgets, _BUDGETS)
     expires_at = time.time() + seconds_of("--expires-in", expires_in) if expires_in else None
-    return NewKey(tenant, name, tuple(roles), tuple(models), tuple(providers), tuple(own_limits), expires_at)
+    return NewKey(tenant, name, roles, models, providers, own_limits, own_budgets, expires_at)
 
 
-def _limits(text: str) -> list[dict[str, Any]]:
+def _array(option: str, text: str, kind: TypeAdapter[list[Any]]) -> list[dict[str, Any]]:
     try:
-        found = _LIMITS.validate_json(text)
+        found = kind.validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
-        raise Failed(USAGE, printable(f"error: --limits: {f'{place}: ' if place else ''}{first['msg']}")) from error
-    return [limit.model_dump(mode="json", exclude_unset=True) for limit in found]
+        raise Failed(USAGE, printable(f"error: {option}: {f'{place}: ' if place else ''}{first['msg']}")) from error
+    return [item.model_dump(mode="json", exclude_unset=True) for item in found]
 
 
 def create(config: Path | None, wanted: NewKey, *, as_json: bool) -> int:
@@ -80,6 +82,7 @@ def create_static(config: Path | None, wanted: NewKey, *, as_json: bool) -> int:
         "allowed_models": wanted.allowed_models,
         "allowed_providers": wanted.allowed_providers,
         "limits": wanted.limits,
+        "budgets": wanted.budgets,
     }
     entry |= {name: list(values) for name, values in lists.items() if values}
     if wanted.expires_at:

@@ -6,7 +6,7 @@ Counters take the larger of both, so that it does not matter how often they are 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,6 +27,9 @@ AGAIN_SECONDS = (5.0, 60.0)
 RETRY_SECONDS = 5.0
 READING_SECONDS = 60.0
 
+CallersOwn = Callable[[], Iterable[Budget]]
+"""The budgets that callers may have of their own."""
+
 log = structlog.get_logger(component="limits")
 
 
@@ -39,7 +42,7 @@ class Spent(NamedTuple):
 
 
 async def spent(
-    connection: AsyncConnection, budgets: Sequence[BudgetRule], callers_own: Sequence[Budget], now: float
+    connection: AsyncConnection, budgets: Sequence[BudgetRule], callers_own: Iterable[Budget], now: float
 ) -> AsyncIterator[Spent]:
     """What the ledger knows of the counters of these budgets, and of callers' own; `now` is since the epoch."""
     from headgate_server.ledger.totals import spending  # an extra
@@ -69,7 +72,7 @@ class BudgetHistory:
         url: str,
         limiter: Limiter,
         budgets: Sequence[BudgetRule],
-        callers_own: Sequence[Budget],
+        callers_own: CallersOwn,
         clock: Callable[[], float],
     ) -> None:
         self._url = url
@@ -94,10 +97,13 @@ class BudgetHistory:
     async def _keep_restoring(self) -> None:
         while True:
             self._limiter.forgot.clear()
-            if not await self._restore():
+            counters = await self._restore()
+            self._tried.set()
+            if counters is None:
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
-            log.info("budgets_restored")
+            if counters:
+                log.info("budgets_restored", counters=counters)
             for seconds in AGAIN_SECONDS:
                 if await self._forgets_within(seconds):
                     break
@@ -105,23 +111,24 @@ class BudgetHistory:
             else:
                 await self._limiter.forgot.wait()
 
-    async def _restore(self) -> bool:
+    async def _restore(self) -> int | None:
+        """How many counters were told; None if the ledger could not be read."""
+        callers_own = tuple(self._callers_own())
+        if not (self._budgets or callers_own):
+            return 0
         from headgate_server.ledger.reading import reading  # an extra
 
         try:
             async with asyncio.timeout(READING_SECONDS), reading(self._url) as connection:
                 known = [
                     Take(each.counter.key, each.counter.limit, each.nanos)
-                    async for each in spent(connection, self._budgets, self._callers_own, self._clock())
+                    async for each in spent(connection, self._budgets, callers_own, self._clock())
                 ]
         except Exception as error:  # of the file system, the driver or SQLAlchemy: without the ledger calls go on
             log.warning("budgets_not_restored", reason=str(getattr(error, "orig", error)) or type(error).__name__)
-            return False
-        else:
-            self._limiter.restore(known)
-            return True
-        finally:
-            self._tried.set()
+            return None
+        self._limiter.restore(known)
+        return len(known)
 
     async def _forgets_within(self, seconds: float) -> bool:
         with suppress(TimeoutError):

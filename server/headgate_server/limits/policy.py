@@ -12,7 +12,7 @@ from headgate import v1 as pb
 from headgate_server.limits.call import CallLimits
 from headgate_server.limits.costs import Costs
 from headgate_server.limits.estimate import Estimator
-from headgate_server.limits.history import BudgetHistory
+from headgate_server.limits.history import BudgetHistory, CallersOwn
 from headgate_server.limits.limiter import Limiter, LocalLimiter
 from headgate_server.limits.quota import NANOS
 from headgate_server.limits.rules import Rules, budget_name, share_text
@@ -36,7 +36,9 @@ class ConfiguredBudget(NamedTuple):
 class LimitPolicy:
     """What limits a call. The limiter of the previous generation goes on counting if its store is the same."""
 
-    def __init__(self, config: Config, estimator: Estimator, previous: LimitPolicy | None = None) -> None:
+    def __init__(
+        self, config: Config, estimator: Estimator, callers_own: CallersOwn, previous: LimitPolicy | None = None
+    ) -> None:
         self._store = config.limits.store
         self._rules = Rules(config.limits.rules, config.limits.budgets)
         self.budgets: Sequence[ConfiguredBudget] = [
@@ -47,7 +49,7 @@ class LimitPolicy:
         self._costs = Costs(estimator.prices, refuse_unpriced=config.limits.unpriced == "refuse")
         is_same = previous and previous._store == self._store
         self.limiter: Limiter = previous.limiter if previous and is_same else _limiter(self._store)
-        self._history = self._history_of(config)
+        self._history = self._history_of(config, callers_own)
 
     async def start(self, patience: float) -> None:
         """Connects, and restores what budgets have spent, for which it waits at most `patience` seconds."""
@@ -68,10 +70,8 @@ class LimitPolicy:
         if successor is None or successor.limiter is not self.limiter:
             await self.limiter.close()
 
-    def _history_of(self, config: Config) -> BudgetHistory | None:
-        auth = config.auth
-        callers_own = [budget for grant in (*auth.keys.values(), *auth.jwt, *auth.mtls) for budget in grant.budgets]
-        if config.ledger is None or not (config.limits.budgets or callers_own):
+    def _history_of(self, config: Config, callers_own: CallersOwn) -> BudgetHistory | None:
+        if config.ledger is None:
             return None
         url = config.ledger.url.get_secret_value()
         return BudgetHistory(url, self.limiter, config.limits.budgets, callers_own, time.time)
