@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -81,6 +82,10 @@ class RedisCounters:
         """What is stored, without the prefix."""
         return sorted(key.decode().removeprefix(self._prefix) for key in self._redis.scan_iter(f"{self._prefix}*"))
 
+    def seconds_left(self, key: str) -> float:
+        """Until Redis forgets it."""
+        return float(self._redis.pttl(f"{self._prefix}{key}")) / 1000
+
     def close(self) -> None:
         self._redis.close()
 
@@ -134,11 +139,11 @@ class Account:
             return self.spent + sum(amount for _, amount in self.taken)
         if self.limit.algorithm == "sliding_window":
             slot = now // self.limit.gain
-            return sum(amount for time, amount in self.taken if time // self.limit.gain >= slot - self.limit.scale)
+            return sum(amount for when, amount in self.taken if when // self.limit.gain >= slot - self.limit.scale)
         level, last = Fraction(0), START
-        for time, amount in [*self.taken, [now, 0]]:
-            level = max(Fraction(0), level - Fraction((time - last) * self.limit.amount, self.limit.window))
-            level, last = max(Fraction(0), level + amount), time
+        for when, amount in [*self.taken, [now, 0]]:
+            level = max(Fraction(0), level - Fraction((when - last) * self.limit.amount, self.limit.window))
+            level, last = max(Fraction(0), level + amount), when
         return -(-level.numerator // level.denominator)
 
     def spend(self, now: int, amount: int) -> None:
@@ -474,3 +479,15 @@ class TestRedisAlone:
         counters.reserve(START, "a", "n", self.takes(10))
         counters.settle(START, "a", "n", [10, 1])
         assert counters.keys() == ["holders", "t"]
+
+    def test_budgets_last_as_long_as_their_period_and_a_day_of_silence(self, counters: RedisCounters) -> None:
+        """By the clock of Redis, and so that a month that is over leaves nothing behind; a total stays."""
+        now, by_redis = time.time(), 0
+        for name, ends in (("over", now - 3600), ("month", now + 30 * 86_400), ("total", None)):
+            kept = calendar_limit(100, None if ends is None else round(ends * MICROS))
+            counters.charge(by_redis, "a", name, [Take(name, kept, 30)])
+            decided = counters.reserve(by_redis, "b", f"{name}?", [Take(name, kept, 71)])
+            assert (decided.granted, decided.standings[0].used) == (False, 30)
+        lasts = [counters.seconds_left(name) for name in ("over", "month", "total")]
+        assert lasts[:2] == [pytest.approx(86_400, abs=60), pytest.approx(30 * 86_400, abs=60)]
+        assert lasts[2] > 100 * 365 * 86_400

@@ -33,7 +33,7 @@ class Rates:
 
     def dearest(self, *, media: bool) -> tuple[int, int | None]:
         """The highest rate of any input and of any output; `media` says that not all of it is text."""
-        inputs = [self.input, self.cache_write, self.cache_write_1h]
+        inputs = [self.input, self.cache_read, self.cache_write, self.cache_write_1h]
         outputs = [self.output, self.reasoning]
         if media:
             inputs += [self.audio_input, self.image_input]
