@@ -71,9 +71,8 @@ class Try:
 
 
 class Held(NamedTuple):
-    """One reservation of the call, for this share of it, take by take of these limits."""
+    """One reservation of the call, take by take of these limits."""
 
-    share: Share
     scoped: Sequence[Scoped]
     reservation: Reservation
     standings: Sequence[Standing]
@@ -117,7 +116,7 @@ class CallLimits:
         self._tries: list[Try] = []
         self._names: dict[tuple[str, str], str] = {}
         """By which name the call came to a target."""
-        self._held: list[Held] = []
+        self._held: dict[Share, list[Held]] = {}
         self._standings: dict[str, tuple[Scoped, Standing, int]] = {}
         """What was said last of each limit, and what was given back to it since."""
 
@@ -199,13 +198,13 @@ class CallLimits:
 
     def settle(self) -> None:
         """Counts what the call has used, and gives back the rest."""
-        for share in dict.fromkeys([held.share for held in self._held]):
-            several = [held for held in self._held if held.share == share]
+        for share, (*earlier, last) in self._held.items():
             used = self._used(share)
-            for n, held in enumerate(several, 1):
-                part = _part(used, held, several[n:])
+            for n, held in enumerate(earlier, 1):
+                part = _part(used, held, [*earlier[n:], last])
                 self._settle(held, part)
                 used = {unit: amount - part[unit] for unit, amount in used.items()}
+            self._settle(last, used)
 
     def _used(self, share: Share) -> dict[str, int]:
         """What the attempts of this share have used; but for providers a call is one request, however often sent."""
@@ -274,10 +273,10 @@ class CallLimits:
                 if standing.wait:
                     self._limiter.watch.refused(take)
             raise _refused(asked, takes, verdict.standings, refusal)
-        self._held.append(Held(share, asked, reservation, verdict.standings))
+        self._held.setdefault(share, []).append(Held(asked, reservation, verdict.standings))
 
     def _reserved(self, share: Share, unit: str) -> int:
-        return sum(held.amount(unit) for held in self._held if held.share == share)
+        return sum(held.amount(unit) for held in self._held.get(share, ()))
 
     def _settle(self, held: Held, used: Mapping[str, int]) -> None:
         amounts = []
@@ -295,8 +294,6 @@ def _is_of(share: Share, provider: str, model: str, name: str | None) -> bool:
 
 def _part(used: Mapping[str, int], held: Held, later: Sequence[Held]) -> Mapping[str, int]:
     """What of it is counted in this reservation: all, or as much as it holds where a later one holds the unit, too."""
-    if not later:
-        return used
     return {
         unit: min(amount, held.amount(unit)) if any(other.amount(unit) for other in later) else amount
         for unit, amount in used.items()
