@@ -1,4 +1,4 @@
-"""`make reconcile`: thousands of mixed calls, and then the ledger against the books of the vendors."""
+"""`make reconcile`: thousands of mixed calls against the books of vendors, and a server that is killed many times."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 
 from headgate_server import logs
 from headgate_server.config import Telemetry
+from tests.identity.databases import postgresql
+from tests.ledger.kills import survive
 from tests.ledger.reconciliation import Report, reconcile
 
 SHOWN = 20
@@ -20,14 +22,31 @@ def main() -> int:
     """0 if everything adds up."""
     parser = argparse.ArgumentParser(prog="make reconcile", description=__doc__)
     parser.add_argument("--calls", type=int, default=5_000, help="how many (5000)")
+    parser.add_argument("--kills", type=int, default=20, help="how often a server is killed under load (20)")
     parser.add_argument("--seed", type=int, default=1, help="for the same calls and faults again (1)")
     given = parser.parse_args()
     logs.configure(Telemetry(log_level="error"))
-    began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        report = asyncio.run(reconcile(Path(folder) / "ledger.db", given.calls, given.seed))
+        problems = [*_reconcile(Path(folder), given.calls, given.seed), *_kill(Path(folder), given.kills, given.seed)]
+    for problem in problems[:SHOWN]:
+        print(f"PROBLEM {problem}")
+    print(f"{len(problems)} problems")
+    return 1 if problems else 0
+
+
+def _reconcile(folder: Path, calls: int, seed: int) -> list[str]:
+    began = time.monotonic()
+    report = asyncio.run(reconcile(folder / "ledger.db", calls, seed))
     _print(report, time.monotonic() - began)
-    return 1 if report.problems else 0
+    return report.problems
+
+
+def _kill(folder: Path, kills: int, seed: int) -> list[str]:
+    with postgresql(folder / "postgresql") as url:
+        report = asyncio.run(survive(folder, url, kills, seed))
+    print(f"{report.kills} kills: {report.answered} calls answered before, {report.on_disk} found on disk afterwards,")
+    print(f"{report.arrived} in PostgreSQL in the end, {report.lost} attempts LOST")
+    return report.problems
 
 
 def _print(report: Report, seconds: float) -> None:
@@ -37,9 +56,6 @@ def _print(report: Report, seconds: float) -> None:
         print(f"{name}: {told} told, {report.tokens_entered[name]} entered")
     for counts in (report.outcomes, report.causes):
         print(", ".join(f"{count} {name}" for name, count in counts.most_common()))
-    for problem in report.problems[:SHOWN]:
-        print(f"PROBLEM {problem}")
-    print(f"{len(report.problems)} problems")
 
 
 if __name__ == "__main__":
