@@ -34,7 +34,7 @@ class Budget(Section):
     amount: Dollars
     """How much, in US dollars; at most nine million."""
     period: Literal["day", "month", "total"]
-    """A day or a month of the calendar, or for good."""
+    """A day or a month of the calendar, or for good: as far back as the ledger goes, when it is asked."""
     time_zone: TimeZone = "UTC"
     """Where days and months begin."""
     soft: tuple[Share, ...] = (Decimal("0.8"),)

@@ -234,6 +234,7 @@ ApiKey = Annotated[SecretStr, AfterValidator(_api_key)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], LowerCase]
 Component = Literal[
     "access",
+    "budgets",
     "configuration",
     "credentials",
     "health",

@@ -30,7 +30,7 @@ READING_SECONDS = 60.0
 CallersOwn = Callable[[], Iterable[Budget]]
 """The budgets that callers may have of their own."""
 
-log = structlog.get_logger(component="limits")
+log = structlog.get_logger(component="budgets")
 
 
 class Spent(NamedTuple):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from headgate_server.call import Call
     from headgate_server.config import Config, LimitStore
 
-log = structlog.get_logger(component="limits")
+log = structlog.get_logger(component="budgets")
 
 
 class ConfiguredBudget(NamedTuple):

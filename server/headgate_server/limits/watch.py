@@ -11,7 +11,7 @@ from headgate_server.limits.quota import Budget, Limit, Take, dollars
 REMEMBERED = 10_000
 EXCEEDED = "exceeded"
 
-log = structlog.get_logger(component="limits")
+log = structlog.get_logger(component="budgets")
 
 
 class BudgetWatch:
