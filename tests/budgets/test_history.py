@@ -106,9 +106,11 @@ async def test_without_its_ledger_a_server_starts_and_learns_later(
         async with serve(**settings, ledger={**ledger, "url": by_line}) as after:
             known = events()
             assert "budgets_not_restored" in known
+            assert after.application.runtime.limits.is_history_unread
             await after.stub.Generate(request)
             await line.mend()
             assert await eventually(lambda: "budgets_restored" in events()[len(known) :], seconds=10)
+            assert not after.application.runtime.limits.is_history_unread
             assert (await failing(after.stub.Generate(request))).reason == "BUDGET_EXCEEDED"
 
 

@@ -136,6 +136,24 @@ async def test_a_redis_that_lost_everything_is_told_what_the_ledger_knows(
         assert len(vendor.exchanges) == 6
 
 
+async def test_a_counter_that_is_missing_is_noticed_before_money_is_spent_again(
+    serve: Serve, redis: RedisServer
+) -> None:
+    """Redis was emptied, or has put it out to save memory, and the connection stands: the servers know better."""
+    request = small()
+    limits = shared(redis, budget(estimate(request) + 5 * USUAL - 1))
+    async with Vendor(answers_text) as vendor:
+        async with serve(providers={"v": priced(vendor)}, limits=limits) as headgate:
+            for _ in range(5):
+                assert not await refused(headgate, request)
+            assert await eventually(lambda: settled(headgate) == 5 * USUAL)
+            with Redis(port=redis.port) as store:
+                store.flushall()
+            assert await refused(headgate, request)
+            assert not await refused(headgate, small(most=99))
+        assert len(vendor.exchanges) == 6
+
+
 def test_prices_are_what_the_figures_say() -> None:
     """The amounts of these tests, by hand."""
     assert (USUAL, NANOS) == (35_000, 1_000_000_000)

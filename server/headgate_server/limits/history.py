@@ -80,6 +80,8 @@ class BudgetHistory:
         self._budgets = budgets
         self._callers_own = callers_own
         self._clock = clock
+        self.is_unread = False
+        """The ledger could not be read, and counters may know less than was spent."""
         self._tried = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -99,6 +101,7 @@ class BudgetHistory:
             self._limiter.forgot.clear()
             counters = await self._restore()
             self._tried.set()
+            self.is_unread = counters is None
             if counters is None:
                 await asyncio.sleep(RETRY_SECONDS)
                 continue

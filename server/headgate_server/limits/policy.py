@@ -51,6 +51,11 @@ class LimitPolicy:
         self.limiter: Limiter = previous.limiter if previous and is_same else _limiter(self._store)
         self._history = self._history_of(config, callers_own)
 
+    @property
+    def is_history_unread(self) -> bool:
+        """Budgets may have spent more than they count: the ledger could not be read."""
+        return self._history is not None and self._history.is_unread
+
     async def start(self, patience: float) -> None:
         """Connects, and restores what budgets have spent, for which it waits at most `patience` seconds."""
         await self.limiter.start()

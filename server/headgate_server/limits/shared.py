@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from headgate_server.errors import GatewayOverloaded
+from headgate_server.limits.heard import Heard
 from headgate_server.limits.limiter import HERE, Reservation, micros
 from headgate_server.limits.memory import MemoryCounters
 from headgate_server.limits.quota import MICROS, Take, Verdict
@@ -50,6 +51,7 @@ class SharedLimiter:
         self._holder = secrets.token_hex(8)
         self._names = count()
         self._here = MemoryCounters()
+        self._heard = Heard()
         self._wire: Wire | None = None
         self._failures = 0
         self._degraded: datetime | None = None
@@ -85,6 +87,16 @@ class SharedLimiter:
             await self._wire.close()
 
     async def reserve(self, takes: Sequence[Take]) -> tuple[Reservation, Verdict]:
+        reservation, decided = await self._reserve(takes)
+        if reservation.shared and (lost := self._heard.lost(takes, decided)):
+            if decided.granted:
+                self.settle(reservation, [0] * len(takes))
+            self.restore(lost)
+            self.forgot.set()
+            return await self._reserve(takes)
+        return reservation, decided
+
+    async def _reserve(self, takes: Sequence[Take]) -> tuple[Reservation, Verdict]:
         name = self._name()
         asked = False
         if self._degraded is None and self._wire:
@@ -103,6 +115,7 @@ class SharedLimiter:
             if asked:
                 self._take_back(name, takes)
             raise GatewayOverloaded("limits cannot be checked at the moment", retry_after=RETRY_AFTER_SECONDS)
+        self._here.restore(micros(), [*self._heard.of(takes)])
         decided = self._here.reserve(micros(), HERE, name, takes)
         if asked and not decided.granted:
             self._take_back(name, takes)
@@ -122,7 +135,7 @@ class SharedLimiter:
                 self._owe(take, used)
 
     def restore(self, known: Sequence[Take]) -> None:
-        self._here.restore(micros(), known)
+        self._heard.hear(known)
         for start in range(0, len(known), RESTORED_AT_ONCE):
             self._send(("restore", "", packed(known[start : start + RESTORED_AT_ONCE])))
 
@@ -152,7 +165,7 @@ class SharedLimiter:
             for take, spent in zip(used, answer.result(), strict=False):  # nothing is spent twice
                 if take.limit.budget:
                     self.watch.settled(take.limit, take.amount, spent)
-                    self._here.restore(micros(), [take._replace(amount=spent)])  # without Redis it goes on from there
+                    self._heard.hear([take._replace(amount=spent)])
 
         sent = self._wire.send(operation)
         self._unconfirmed.add(sent)

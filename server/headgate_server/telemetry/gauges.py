@@ -107,6 +107,7 @@ def _budgets(limits: LimitPolicy) -> Iterator[Metric]:
     yield _family(names.BUDGET_AMOUNT, {(budget.name,): budget.amount / NANOS for budget in limits.budgets})
     yield _counter(names.BUDGET_SPENT, spent)
     yield _counter(names.BUDGET_EVENTS, events)
+    yield _family(names.BUDGETS_UNRESTORED, {(): 1.0 if limits.is_history_unread else 0.0})
 
 
 def _ledger(ledger: Ledger, now: float) -> Iterator[Metric]:

@@ -103,6 +103,9 @@ BUDGET_EVENTS = Name(
     "Counters of a budget that passed a share of the amount, such as 0.8, or had no money for a call: exceeded.",
     ("budget", "event"),
 )
+BUDGETS_UNRESTORED = Name(
+    "headgate_budgets_unrestored", "1 while the ledger cannot be read, and budgets may count less than was spent."
+)
 LIMITER_DEGRADED = Name(
     "headgate_limiter_degraded", "1 while limits are counted by this server alone, or refuse for want of their store."
 )
