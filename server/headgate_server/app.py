@@ -95,7 +95,12 @@ class Application:
                     begin=[logs.bind, begin_trace(self._tracer)],
                     before_parse=[admission(self._calls), authenticate],
                     after_parse=[*([enter(self._ledger)] if self._ledger else []), validate, permit, reserve],
-                    end=[settle, *([conclude(self._ledger)] if self._ledger else []), end_trace, self._ended.add],
+                    end=[
+                        settle,
+                        end_trace,
+                        *([conclude(self._ledger)] if self._ledger else []),
+                        self._ended.add,
+                    ],
                 )
             ],
             options=_channel_options(config.server),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.identity.databases import Postgresql, postgresql_server
-from tests.ledger.statements import execute
+from tests.ledger.statements import EMPTY, execute
 
 
 @pytest.fixture(scope="package")
@@ -20,5 +20,5 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgresql]
 @pytest.fixture
 async def empty(postgresql: Postgresql) -> Postgresql:
     """The same, without any table."""
-    await execute(postgresql.url, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+    await execute(postgresql.url, *EMPTY)
     return postgresql

@@ -9,6 +9,9 @@ from sqlalchemy import text
 from headgate_server.sql.engine import engine
 
 
+EMPTY = ("DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+
+
 async def execute(url: str, *statements: str) -> list[Any]:
     """Runs statements in one transaction; the rows of the last."""
     connections = engine(url)

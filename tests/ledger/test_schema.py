@@ -11,6 +11,7 @@ from headgate_server.ledger.migrations import MIGRATIONS
 from headgate_server.ledger.tables import metadata
 from headgate_server.sql.engine import engine
 from tests.identity.databases import DATABASES
+from tests.ledger.statements import EMPTY, execute
 
 
 def columns(connection: Connection) -> dict[str, set[str]]:
@@ -29,7 +30,10 @@ async def test_the_migrations_make_what_is_declared_and_take_it_away_again(
     database: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """Up, up once more, down, and up again."""
-    url = f"sqlite:///{tmp_path}/ledger.db" if database == "sqlite" else request.getfixturevalue("empty").url
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    if database == "postgresql":
+        url = request.getfixturevalue("postgresql").url
+        await execute(url, *EMPTY)
     connections = engine(url)
     try:
         for step, expected in (

@@ -10,21 +10,21 @@ from headgate_server.interceptors.base import Check, End
 from headgate_server.ledger.ledger import Ledger
 
 
-def enter(book: Ledger) -> Check:
-    """Makes an entry for every call that may go to a vendor."""
+def enter(ledger: Ledger) -> Check:
+    """Has an entry for every call that may go to a vendor."""
 
     def check(call: Call) -> None:
         if isinstance(call.request, pb.GenerateRequest | pb.EmbedRequest):
-            call.entry = book.enter(call, call.request)
+            call.entry = ledger.enter(call, call.request)
 
     return check
 
 
-def conclude(book: Ledger) -> End:
-    """Enters what became of it, whatever that is."""
+def conclude(ledger: Ledger) -> End:
+    """Has its rows written, whatever became of it."""
 
     def end(call: Call, error: GatewayError | None) -> None:
         if call.entry:
-            book.conclude(call.entry, error)
+            ledger.conclude(call.entry, error)
 
     return end

@@ -19,6 +19,7 @@ SYNCHRONOUS = {"commit": "FULL", "checkpoint": "NORMAL", "never": "OFF"}
 BUSY_SECONDS = 5.0
 AT_ONCE = 50
 """Rows in one statement: within one, this thread need not win the interpreter's lock back from the event loop."""
+NO_ROWS = "[]"
 STATEMENTS = 3 * AT_ONCE
 MOMENT = "strftime('%Y-%m-%d %H:%M:%f', ?, 'unixepoch') || '000'"
 """Seconds since the epoch, as SQLAlchemy writes a time in SQLite."""
@@ -95,7 +96,7 @@ class Spool:
         ids = [row[0] for row in rows]
         if not ids:
             return Batch((), {}, ())
-        found = {table: self._as_json(table, ids) for table in TABLES}
+        found = {table: rows for table in TABLES if (rows := self._as_json(table, ids)) != NO_ROWS}
         months = {row[1] for row in rows} | self._months_of_attempts(ids)
         return Batch(ids, found, sorted(months))
 

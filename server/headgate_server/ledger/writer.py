@@ -90,7 +90,13 @@ class Writer:
             self._wake.set()
 
     async def do(self, job: Callable[[Spool], T]) -> T:
-        """What the job returns, or raises, in the thread."""
+        """What the job returns, or raises, in the thread.
+
+        Raises:
+            RuntimeError: the writer is closed.
+        """
+        if self._stopping.is_set():
+            raise RuntimeError("the ledger is closed")
         result: Future[T] = Future()
 
         def run() -> None:
