@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 import subprocess
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +22,7 @@ class Postgresql:
 
     def __init__(self, server: Any) -> None:
         self._server = server
+        self._frozen: list[int] = []
         self.url: str = server.get_uri()
 
     def stop(self) -> None:
@@ -32,23 +35,27 @@ class Postgresql:
 
     def freeze(self) -> None:
         """Connections stay open, and nothing is answered."""
-        for process in self._processes():
-            process.suspend()
+        self._frozen = self._processes()
+        self._send(self._frozen, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        for process in self._processes():
-            process.resume()
+        self._send(self._frozen, signal.SIGCONT)
 
     def limit_files(self, size: int | None) -> None:
         """No file may grow beyond this size, as if the disk were full; None for no limit any more."""
         limit = f"--fsize={'unlimited' if size is None else size}:unlimited"
         for process in self._processes():
-            command = ("prlimit", f"--pid={process.pid}", limit)
+            command = ("prlimit", f"--pid={process}", limit)
             subprocess.run(command, user=self._server.system_user, check=False)  # which may have ended meanwhile
 
-    def _processes(self) -> list[Any]:
+    def _processes(self) -> list[int]:
         postmaster = self._server._postmaster_info.process
-        return [postmaster, *postmaster.children()]
+        return [process.pid for process in (postmaster, *postmaster.children())]
+
+    def _send(self, processes: Iterable[int], number: int) -> None:
+        for process in processes:
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                os.kill(process, number)
 
 
 @contextmanager

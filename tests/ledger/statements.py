@@ -8,7 +8,6 @@ from sqlalchemy import text
 
 from headgate_server.sql.engine import engine
 
-
 EMPTY = ("DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
 
 

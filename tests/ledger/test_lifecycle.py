@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import ProgrammingError
 
-from headgate_server.config import Ledger
+from headgate_server.config import ConfigError, Ledger, load
 from headgate_server.ledger.columns import ATTEMPTS, CALLS
 from headgate_server.ledger.entry import Rows
 from headgate_server.ledger.partitions import months_from
@@ -254,3 +254,66 @@ async def test_the_ledger_tells_of_itself(serve: Serve, tmp_path: Path) -> None:
     assert 'headgate_ledger_calls_total{event="dropped"} 0.0' in text
     assert "headgate_ledger_queue_rows 0.0" in text
     assert "headgate_ledger_degraded 0.0" in text
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+async def test_an_operator_makes_and_takes_back_the_tables_by_command(
+    empty: Postgresql, tmp_path: Path, database: str
+) -> None:
+    """With `migrate: false` the server waits for them, with its rows on disk, and says what is missing."""
+    url = empty.url if database == "postgresql" else f"sqlite:///{tmp_path}/ledger.db"
+    config = tmp_path / "headgate.yaml"
+    ledger = {"url": url, "migrate": False}
+    config.write_text(json.dumps({"auth": {"anonymous": True}, "providers": MOCK, "ledger": ledger}))
+
+    async def command(*words: str) -> Any:
+        return await run(sys.executable, "-m", "headgate_server", "ledger", *words, "--config", str(config))
+
+    made = await command("migrate")
+    assert (made.code, made.stdout, made.stderr) == (0, "the tables are current\n", "")
+    assert await execute(url, "SELECT count(*) FROM headgate_calls") == [(0,)]
+    taken_back = await command("downgrade", "base")
+    assert (taken_back.code, taken_back.stdout) == (0, "the tables are those of base\n")
+    unknown = await command("downgrade", "9999")
+    assert (unknown.code, unknown.stderr) == (1, "error: the ledger: Can't locate revision identified by '9999'\n")
+    config.write_text(json.dumps({"auth": {"anonymous": True}, "providers": MOCK}))
+    assert (await command("migrate")).stderr == "error: the configuration has no ledger\n"
+
+
+@pytest.mark.parametrize(
+    ("ledger", "problem"),
+    [
+        ({}, "ledger.url: is required"),
+        ({"url": "mysql://h/d"}, "ledger.url: must be sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"),
+        ({"url": "sqlite:///"}, "ledger.url: must name a file, such as sqlite:///ledger.db"),
+        ({"url_file": "none"}, "ledger.url_file: cannot be read: No such file or directory"),
+        ({"url": "sqlite:///l.db", "fsync": "always"}, "ledger.fsync: must be 'commit', 'checkpoint' or 'never'"),
+        ({"url": "sqlite:///l.db", "queue": 1}, "ledger.queue: must be greater than or equal to 100"),
+        ({"url": "sqlite:///l.db", "retention": 3}, "ledger.retention: is not a known key"),
+    ],
+)
+def test_a_ledger_that_cannot_be_is_refused_with_its_place(
+    tmp_path: Path, ledger: dict[str, Any], problem: str
+) -> None:
+    """Each mistake has one line."""
+    config = tmp_path / "headgate.yaml"
+    config.write_text(json.dumps({"auth": {"anonymous": True}, "providers": MOCK, "ledger": ledger}))
+    with pytest.raises(ConfigError) as refused:
+        load(config, {})
+    (line,) = str(refused.value).splitlines()
+    assert problem in line
+
+
+def test_files_of_the_ledger_count_from_the_configuration_and_its_url_can_be_a_secret(tmp_path: Path) -> None:
+    """The spool has a place by default; the URL never prints."""
+    (tmp_path / "url").write_text("postgresql://me:hush@db/ledger\n")
+    config = tmp_path / "headgate.yaml"
+    config.write_text(json.dumps({"auth": {"anonymous": True}, "providers": MOCK, "ledger": {"url_file": "url"}}))
+    ledger = load(config, {}).ledger
+    assert ledger is not None
+    assert ledger.file == tmp_path / "headgate-spool.db"
+    assert "hush" not in repr(ledger)
+    config.write_text(json.dumps({"auth": {"anonymous": True}, "providers": MOCK, "ledger": {"url": "sqlite:///l.db"}}))
+    ledger = load(config, {}).ledger
+    assert ledger is not None
+    assert ledger.file == tmp_path / "l.db"

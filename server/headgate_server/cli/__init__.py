@@ -23,6 +23,7 @@ from cyclopts import App, CycloptsError, Parameter
 from headgate_server import __version__
 from headgate_server.cli.exits import INTERRUPTED, OK, USAGE, Failed
 from headgate_server.cli.keys import keys
+from headgate_server.cli.ledger import ledger
 
 HELP = "One gRPC contract in front of every model vendor."
 EXIT_CODES = (
@@ -84,6 +85,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.command(keys)
+app.command(ledger)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

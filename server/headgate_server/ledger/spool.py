@@ -90,15 +90,13 @@ class Spool:
 
     def oldest(self, most: int) -> Batch:
         """The first calls that have ended, to be sent elsewhere; they stay here."""
-        rows = self._connection.execute(
-            "SELECT id, substr(time, 1, 7) FROM headgate_calls WHERE outcome <> ? ORDER BY id LIMIT ?", (OPEN, most)
-        ).fetchall()
-        ids = [row[0] for row in rows]
-        if not ids:
-            return Batch((), {}, ())
-        found = {table: rows for table in TABLES if (rows := self._as_json(table, ids)) != NO_ROWS}
-        months = {row[1] for row in rows} | self._months_of_attempts(ids)
-        return Batch(ids, found, sorted(months))
+        ended = self._connection.execute(
+            "SELECT id FROM headgate_calls WHERE outcome <> ? ORDER BY id LIMIT ?", (OPEN, most)
+        )
+        ids = [row[0] for row in ended]
+        rows = {table: self._as_json(table, ids) for table in TABLES}
+        months = {month for table in TABLES for month in self._months(table, ids)}
+        return Batch(ids, {table: text for table, text in rows.items() if text != NO_ROWS}, sorted(months))
 
     def forget(self, ids: Sequence[str]) -> None:
         """Deletes calls with all their rows, as PostgreSQL has them."""
@@ -127,9 +125,9 @@ class Spool:
         found: tuple[str] = self._connection.execute(query, ids).fetchone()
         return found[0]
 
-    def _months_of_attempts(self, ids: Sequence[str]) -> set[str]:
-        query = f"SELECT DISTINCT substr(time, 1, 7) FROM headgate_attempts WHERE call_id IN ({_marks(ids)})"
-        return {row[0] for row in self._connection.execute(query, ids)}
+    def _months(self, table: str, ids: Sequence[str]) -> list[str]:
+        query = f"SELECT DISTINCT substr(time, 1, 7) FROM {table} WHERE {KEYS[table]} IN ({_marks(ids)})"
+        return [row[0] for row in self._connection.execute(query, ids)]
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
