@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import grpc.aio
 import pytest
+from headgate import v1 as pb
 
 from headgate_server.identity.database import SqlKeyDatabase
 from headgate_server.identity.records import NewKey
-from tests.budgets.priced import USUAL, budget, dollars, estimate, priced, small
+from headgate_server.ledger.reading import reading
+from headgate_server.ledger.totals import spending, totals
+from tests.budgets.priced import NANOS, USUAL, answers, budget, dollars, estimate, priced, small
 from tests.conftest import LogLines, Serve
-from tests.headgate_process import eventually, failing
+from tests.headgate_process import Headgate, eventually, failing
 from tests.identity.callers import PEPPER, bearer, static_key
 from tests.identity.databases import Line
-from tests.vendor import Vendor, answers_text
+from tests.vendor import (
+    Exchange,
+    Vendor,
+    answers_text,
+    completion,
+    stalls_before_headers,
+    stalls_in_the_stream,
+)
 
 SPENT = 3 * USUAL
 
@@ -119,3 +133,61 @@ async def test_budgets_without_a_ledger_are_warned_of(serve: Serve, logged: LogL
     async with Vendor(answers_text) as vendor, serve(providers={"v": priced(vendor)}, limits=budget(USUAL)):
         pass
     assert "budgets_without_ledger" in {entry["event"] for entry in logged.lines}
+
+
+async def test_a_budget_says_what_the_ledger_says(serve: Serve, tmp_path: Path) -> None:
+    """To the nano, whatever becomes of calls: streams that are left, vendors that fail, answer nonsense or stall,
+    retries, fallbacks, hedges and embeddings."""
+    dice = random.Random(12)
+
+    async def all_sorts(exchange: Exchange) -> None:
+        if "input" in exchange.json:
+            data = [{"index": n, "embedding": [0.5]} for n in range(len(exchange.json["input"]))]
+            await exchange.answer(200, {"data": data, "model": "m", "usage": {"prompt_tokens": 3, "total_tokens": 3}})
+            return
+        behaviours = [answers_text, answers(9, 40), stalls_in_the_stream, fails, writes_nonsense, stalls_before_headers]
+        await dice.choice(behaviours)(exchange)
+
+    async def leave(headgate: Headgate, request: pb.GenerateRequest) -> None:
+        call = headgate.stub.StreamGenerate(request, timeout=dice.uniform(0.1, 0.6))
+        with suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
+            async for _ in call:
+                if dice.random() < 0.3:
+                    call.cancel()
+
+    async def ask_for(headgate: Headgate, request: pb.GenerateRequest) -> None:
+        with suppress(grpc.aio.AioRpcError):
+            await headgate.stub.Generate(request, timeout=dice.uniform(0.1, 0.6))
+
+    targets = [{"provider": name, "model": "m"} for name in ("v", "w")]
+    models = {"both": {"targets": targets}, "hedged": {"targets": targets, "hedge_delay": 0.05}}
+    routing = {"retry": {"max_attempts": 2, "base_delay": 0.01}, "breaker": {"consecutive_failures": 0}}
+    ledger = {"url": f"sqlite:///{tmp_path}/ledger.db"}
+    async with Vendor(all_sorts) as vendor:
+        settings: Any = {"providers": {"v": priced(vendor), "w": priced(vendor)}, "models": models, "routing": routing}
+        async with serve(**settings, limits=budget(1000 * NANOS, name="all"), ledger=ledger) as headgate:
+            calls: list[Any] = []
+            for number in range(150):
+                request = small(("both", "hedged", "v/m")[number % 3], labels={"n": "x" * dice.randint(0, 50)})
+                calls.append((leave if number % 2 else ask_for)(headgate, request))
+            calls += [
+                headgate.stub.Embed(pb.EmbedRequest(model="both", inputs=[pb.EmbedInput(text="x")])) for _ in "123"
+            ]
+            await asyncio.gather(*calls)
+            assert await headgate.idle()
+            spent = headgate.application.runtime.limits.limiter.watch.spent["all"]
+    async with reading(ledger["url"]) as connection:
+        ((_, entered),) = await spending(connection, (), None, None)
+        (total,) = await totals(connection)
+    assert spent == entered == total.cost["USD"]
+    assert total.estimated > 10
+
+
+async def fails(exchange: Exchange) -> None:
+    """An error of the vendor's, which costs nothing."""
+    await exchange.answer(500, {"error": {"message": "no"}})
+
+
+async def writes_nonsense(exchange: Exchange) -> None:
+    """An answer that nobody can read, and that is paid for."""
+    await exchange.answer(200, {**completion(), "choices": 7})
