@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         user as user,
         video as video,
     )
+    from headgate.embeddings import vectors as vectors
     from headgate.errors import (
         BudgetExceeded as BudgetExceeded,
         CallFailed as CallFailed,
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     )
     from headgate.tool_loop import ToolLoop as ToolLoop, ToolRun as ToolRun
     from headgate.tools import Tool as Tool, failed_result as failed_result, result_of as result_of, tool as tool
-    from headgate.vectors import vectors as vectors
 
 __version__ = "0.1.0"
 
@@ -69,7 +69,7 @@ _HOMES = {
     ],
     "tool_loop": ["ToolLoop", "ToolRun"],
     "tools": ["Tool", "failed_result", "result_of", "tool"],
-    "vectors": ["vectors"],
+    "embeddings": ["vectors"],
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = ["__version__", "v1", *sorted(_MODULES)]

@@ -13,7 +13,8 @@ import grpc
 import grpc.aio
 from headgate import v1 as pb
 from headgate.answer import Answer
-from headgate.connection import Call, Connection, ConnectionOptions
+from headgate.connection import LOOK_SECONDS, Call, Connection, ConnectionOptions
+from headgate.embeddings import EMBEDS_AT_ONCE, EmbedInputs, Vectors, batches, joined, vectors
 from headgate.errors import failure
 from headgate.fold import text_of
 from headgate.messages import Messages
@@ -22,10 +23,6 @@ from headgate.reading import Reading
 from headgate.requests import embed_request, generate_request
 from headgate.tool_loop import MAX_ROUNDS, ToolLoop, ToolRun
 from headgate.tools import ToolLike, read_tool
-from headgate.vectors import EmbedInputs, Vectors, batches, joined, vectors
-
-EMBEDS_AT_ONCE = 4
-LOOK_SECONDS = 10.0
 
 
 class AsyncClient:

@@ -11,7 +11,8 @@ from typing import Any, Unpack
 import grpc
 from headgate import v1 as pb
 from headgate.answer import Answer
-from headgate.connection import Call, Connection, ConnectionOptions
+from headgate.connection import LOOK_SECONDS, Call, Connection, ConnectionOptions
+from headgate.embeddings import EMBEDS_AT_ONCE, EmbedInputs, Vectors, batches, joined, vectors
 from headgate.errors import failure
 from headgate.fold import text_of
 from headgate.messages import Messages
@@ -19,11 +20,7 @@ from headgate.options import CallOptions, EmbedOptions, GenerateOptions, RoundOp
 from headgate.reading import Reading
 from headgate.requests import embed_request, generate_request
 from headgate.tool_loop import MAX_ROUNDS, ToolLoop, ToolRun
-from headgate.tools import ToolLike, read_tool
-from headgate.vectors import EmbedInputs, Vectors, batches, joined, vectors
-
-EMBEDS_AT_ONCE = 4
-LOOK_SECONDS = 10.0
+from headgate.tools import ToolLike, read_tool, refuse_async
 
 
 class Client:
@@ -80,6 +77,7 @@ class Client:
             TooManyRounds: the model calls tools in the last round, too.
         """
         known = [read_tool(tool) for tool in tools]
+        refuse_async(known)
         loop = ToolLoop(generate_request(model, messages, {**options, "tools": known}), known, max_rounds)
         while not loop.done:
             loop.add_answer(self.generate(loop.request, **call_options(options)))
@@ -145,6 +143,7 @@ class Client:
     def _call(self, options: Any) -> Call:
         token = self._connection.token() if self._connection.token else ""
         if not isinstance(token, str):
+            getattr(token, "close", lambda: None)()  # a coroutine that nobody awaits would warn
             raise TypeError("token must give text; AsyncClient awaits it")
         return self._connection.call(options, token)
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 DEFAULT_ADDRESS = "localhost:50051"
 TIMEOUT = 600.0
+LOOK_SECONDS = 10.0  # for what a server answers by itself
 KEEPALIVE_SECONDS = 30
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 

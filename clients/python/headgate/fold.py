@@ -82,7 +82,8 @@ class _Fold:
                 self._end(event.generation_end)
             case "candidate_end":
                 candidate = self._candidate(event.candidate_index)
-                candidate.finish.CopyFrom(event.candidate_end.finish)
+                if event.candidate_end.HasField("finish"):
+                    candidate.finish.CopyFrom(event.candidate_end.finish)
                 candidate.provider_metadata.update(event.candidate_end.provider_metadata)
             case _:
                 self._content(event, kind)

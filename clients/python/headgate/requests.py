@@ -8,10 +8,10 @@ from typing import Any
 
 from headgate import v1 as pb
 from headgate.content import system
+from headgate.embeddings import EmbedInputs, embed_input
 from headgate.messages import Messages, read_messages
 from headgate.options import Json
 from headgate.tools import read_tool
-from headgate.vectors import EmbedInputs, embed_input
 
 CALL_OPTIONS = frozenset({"timeout", "request_id", "metadata"})
 _CHOICES = {

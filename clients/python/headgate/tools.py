@@ -7,7 +7,7 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, get_type_hints
 
 from google.protobuf.message import Message
@@ -140,6 +140,13 @@ def is_async(function: Callable[..., Any]) -> bool:
     """Whether calling it gives something to await."""
     called = getattr(function, "__call__", function)  # noqa: B004  # an object with async __call__
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
+
+
+def refuse_async(tools: Iterable[Tool]) -> None:
+    """Raises TypeError if there is an async function among the tools."""
+    for each in tools:
+        if each.function and is_async(each.function):
+            raise TypeError(f"{each.name} is async: only AsyncClient awaits it")
 
 
 def _parameters(function: Callable[..., Any]) -> tuple[dict[str, Any], set[str]]:

@@ -82,8 +82,11 @@ def events_of(
                 event.candidate_index, event.part_index = candidate.index, index
                 events.append(event)
             pieces = () if part.text else pieces
-        finish = pb.Finish(reason=pb.FINISH_REASON_ERROR) if partial else candidate.finish
-        ended = pb.CandidateEnd(finish=finish, provider_metadata=candidate.provider_metadata)
+        ended = pb.CandidateEnd(provider_metadata=candidate.provider_metadata)
+        if partial:
+            ended.finish.reason = pb.FINISH_REASON_ERROR
+        elif candidate.HasField("finish"):
+            ended.finish.CopyFrom(candidate.finish)
         events.append(pb.StreamGenerateResponse(candidate_end=ended, candidate_index=candidate.index))
     end = pb.GenerationEnd(
         attempts=response.attempts,
@@ -158,7 +161,7 @@ def _reply(place: str, values: Mapping[str, Any]) -> Reply:
             given["tool_calls"] = [pb.ToolCall(**call) for call in given["tool_calls"]]
         if "error" in given:
             given["error"] = _error(**given["error"])
-    except (json_format.ParseError, TypeError, KeyError) as error:
+    except (json_format.ParseError, TypeError, ValueError, KeyError) as error:
         raise ValueError(f"{place}: {error}") from error
     return Reply(**given)
 

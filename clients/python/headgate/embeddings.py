@@ -20,6 +20,7 @@ EmbedInputLike: TypeAlias = str | Sequence[int] | Sequence[pb.Part] | pb.EmbedIn
 EmbedInputs: TypeAlias = str | pb.EmbedInput | Sequence[EmbedInputLike]
 """One input, or a list of them."""
 
+EMBEDS_AT_ONCE = 4
 MAX_ROWS = 1024
 MAX_BYTES = 4 * 1024 * 1024
 _FORMATS = {pb.ELEMENT_TYPE_FLOAT16: ("<f2", "e"), pb.ELEMENT_TYPE_INT8: ("<i1", "b")}
