@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from headgate import AsyncClient, RateLimited, Unauthenticated, v1 as pb
-from headgate.errors import InvalidRequest, ModelNotFound, ServerUnreachable
+from headgate.errors import InvalidRequest, ModelNotFound, ServerUnreachable, error_for
 from headgate.fold import fold
 
+from headgate_server import errors as server_errors
+from headgate_server.errors import GatewayError
 from tests.certificates import Authority
 from tests.clients.both import connected
 from tests.fold import check_invariants, fold as oracle
@@ -61,6 +63,13 @@ async def test_failures_of_a_real_server_are_classes(kind: str) -> None:
         assert 0 < (limited.value.retry_after or 0) <= 61
         assert limited.value.limits
         assert limited.value.request_id == "mine"
+
+
+def test_every_reason_of_the_server_is_known() -> None:
+    """The client's tree has each reason that the server may send, under the same status."""
+    errors = [each for each in vars(server_errors).values() if isinstance(each, type)]
+    sent = {(each.reason, each.code) for each in errors if issubclass(each, GatewayError)}
+    assert sent <= {(error_for(reason).reason, error_for(reason).code) for reason, _ in sent}
 
 
 async def test_streams_fold_to_what_the_servers_own_oracle_says() -> None:

@@ -151,20 +151,27 @@ class AsyncClient:
         return self._connection.call(options, token if isinstance(token, str) else await token)
 
     async def _embed(self, model: Any, inputs: Any, options: Any) -> list[pb.EmbedResponse]:
+        pieces = batches(embed_request(model, inputs, options))
         call = await self._call(options)
+        try:
+            if len(pieces) == 1:
+                return [await self._stub.Embed(pieces[0], timeout=call.timeout, metadata=call.metadata)]
+            return await self._embed_together(pieces, call)
+        except grpc.RpcError as error:
+            raise failure(error, call.request_id) from error
+
+    async def _embed_together(self, pieces: Sequence[pb.EmbedRequest], call: Call) -> list[pb.EmbedResponse]:
         end = time.monotonic() + call.timeout
         slots = asyncio.Semaphore(EMBEDS_AT_ONCE)
 
-        async def embedded(batch: pb.EmbedRequest) -> pb.EmbedResponse:
+        async def embedded(piece: pb.EmbedRequest) -> pb.EmbedResponse:
             async with slots:
                 left = max(0.0, end - time.monotonic())
-                return await self._stub.Embed(batch, timeout=left, metadata=call.metadata)
+                return await self._stub.Embed(piece, timeout=left, metadata=call.metadata)
 
-        tasks = [asyncio.create_task(embedded(batch)) for batch in batches(embed_request(model, inputs, options))]
+        tasks = [asyncio.create_task(embedded(piece)) for piece in pieces]
         try:
             return await asyncio.gather(*tasks)
-        except grpc.RpcError as error:
-            raise failure(error, call.request_id) from error
         finally:
             for task in tasks:
                 task.cancel()

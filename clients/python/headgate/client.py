@@ -148,19 +148,26 @@ class Client:
         return self._connection.call(options, token)
 
     def _embed(self, model: Any, inputs: Any, options: Any) -> list[pb.EmbedResponse]:
+        pieces = batches(embed_request(model, inputs, options))
         call = self._call(options)
+        try:
+            if len(pieces) == 1:
+                return [self._stub.Embed(pieces[0], call.timeout, call.metadata)]
+            return self._embed_together(pieces, call)
+        except grpc.RpcError as error:
+            raise failure(error, call.request_id) from error
+
+    def _embed_together(self, pieces: Sequence[pb.EmbedRequest], call: Call) -> list[pb.EmbedResponse]:
         end = time.monotonic() + call.timeout
         waiting: deque[Any] = deque()
         responses = []
         try:
-            for batch in batches(embed_request(model, inputs, options)):
+            for piece in pieces:
                 if len(waiting) == EMBEDS_AT_ONCE:
                     responses.append(waiting.popleft().result())
-                waiting.append(self._stub.Embed.future(batch, max(0.0, end - time.monotonic()), call.metadata))
+                waiting.append(self._stub.Embed.future(piece, max(0.0, end - time.monotonic()), call.metadata))
             while waiting:
                 responses.append(waiting.popleft().result())
-        except grpc.RpcError as error:
-            raise failure(error, call.request_id) from error
         finally:
             for future in waiting:
                 future.cancel()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import pkgutil
 import re
-import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
@@ -98,7 +97,7 @@ class Connection:
 
     def call(self, options: Mapping[str, Any], token: str = "") -> Call:
         """How a call with these options is sent; ValueError for metadata that is no text for a header."""
-        request_id = options.get("request_id") or secrets.token_hex(16)
+        request_id = options.get("request_id") or os.urandom(16).hex()
         metadata = (*self.metadata, ("x-request-id", request_id))
         if more := options.get("metadata"):
             metadata += headers(more)
@@ -119,7 +118,9 @@ class Call:
 
 def service_config() -> str:
     """The service config that clients of any language should have: retries, round robin, health checking, as JSON."""
-    return files("headgate").joinpath("service_config.json").read_text("utf-8")
+    data = pkgutil.get_data("headgate", "service_config.json")
+    assert data is not None
+    return data.decode()
 
 
 CHANNEL_OPTIONS: Mapping[str, str | int] = {
