@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from google.protobuf import json_format
 from grpc import StatusCode
@@ -57,7 +57,10 @@ class Reply:
         return fold(self.stream())
 
 
-Script = Mapping[str, Sequence[Reply]]
+Model: TypeAlias = Callable[[Any], Reply]
+"""Answers a GenerateRequest or EmbedRequest by what is asked."""
+
+Script: TypeAlias = Mapping[str, Sequence[Reply] | Model]
 """Replies by model, `*` for any other. Calls of a model take them in order; the last one is repeated."""
 
 
