@@ -116,10 +116,10 @@ class CallFailed(HeadgateError):
         self.message = message
         self.request_id = request_id
         self.retry_after = retry_after
-        self.violations = tuple(violations)
-        self.limits = tuple(limits)
+        self.violations: tuple[Violation, ...] = tuple(violations)
+        self.limits: tuple[Limit, ...] = tuple(limits)
         self.resource = resource
-        self.details = dict(details or {})
+        self.details: dict[str, str] = dict(details or {})
         self.partial = partial
 
     @property
@@ -386,7 +386,7 @@ class TooManyRounds(HeadgateError):
 
     def __init__(self, message: str, messages: Sequence[pb.Message]) -> None:
         super().__init__(message)
-        self.messages = tuple(messages)
+        self.messages: tuple[pb.Message, ...] = tuple(messages)
 
 
 class Status(Protocol):
