@@ -18,12 +18,14 @@ PROTO = Path(__file__).resolve().parent
 ROOT = PROTO.parent
 PACKAGE = Path("headgate", "v1")
 SOURCES = sorted(path.relative_to(PROTO).as_posix() for path in (PROTO / PACKAGE).glob("*.proto"))
+SERVICE_CONFIG = ROOT / "clients" / "python" / "headgate" / "service_config.json"
+SERVICE_CONFIG_COMMENT = "/** The gRPC service config of every client: which calls are sent again, and when. Generated. */\n"
 ERROR_DETAILS = "google/rpc/error_details.proto"
 
 PYTHON = Path("clients", "python")
 TYPESCRIPT = Path("clients", "typescript", "src", "gen")
 GO = Path("clients", "go")
-GENERATED = (PYTHON / PACKAGE, TYPESCRIPT, GO / PACKAGE)
+GENERATED = (PYTHON / PACKAGE, TYPESCRIPT, GO / PACKAGE, GO / "headgate" / "service_config.json")
 
 PYTHON_PLUGINS = Path(sysconfig.get_path("scripts"))
 INCLUDES = Path(sysconfig.get_path("purelib"))
@@ -90,6 +92,8 @@ def typescript(target: Path) -> None:
             *SOURCES,
             ERROR_DETAILS,
         )
+        config = SERVICE_CONFIG.read_text()
+        (target / "service_config.ts").write_text(f"{SERVICE_CONFIG_COMMENT}export const SERVICE_CONFIG = {config.strip()};\n")
 
 
 def go(target: Path) -> None:
@@ -105,6 +109,7 @@ def go(target: Path) -> None:
             "--go-grpc_opt=module=headgate.dev/go",
             *SOURCES,
         )
+        shutil.copyfile(SERVICE_CONFIG, target / "headgate" / "service_config.json")
 
 
 def available(language: str, *plugins: Path) -> bool:
@@ -150,12 +155,12 @@ def imports(modules: dict[str, list[str]], indent: str = "") -> str:
 
 def differences(fresh: Path, current: Path) -> list[Path]:
     """Return the generated paths that were added, changed or removed; what was not generated is not compared."""
-    folders = [folder for folder in GENERATED if (fresh / folder).exists()]
+    generated = [path for path in GENERATED if (fresh / path).exists()]
     names = {
         path.relative_to(root)
         for root in (fresh, current)
-        for folder in folders
-        for path in (root / folder).rglob("*.*")
+        for one in generated
+        for path in ((root / one).rglob("*.*") if (fresh / one).is_dir() else [root / one])
     }
     return sorted(name for name in names if content(fresh / name) != content(current / name))
 

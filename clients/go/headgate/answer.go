@@ -3,6 +3,7 @@ package headgate
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	headgatev1 "headgate.dev/go/headgate/v1"
@@ -53,10 +54,23 @@ func (a *Answer) FinishReason() headgatev1.FinishReason {
 
 // Decode reads the text as JSON into value; [InvalidOutput] says what hinders.
 func (a *Answer) Decode(value any) error {
+	if !a.isWhole() {
+		return &InvalidOutput{Answer: a, Cause: fmt.Errorf("it ended by %s", a.FinishReason())}
+	}
 	if err := json.Unmarshal([]byte(a.Text()), value); err != nil {
 		return &InvalidOutput{Answer: a, Cause: err}
 	}
 	return nil
+}
+
+// isWhole says that the model ended the first candidate by itself.
+func (a *Answer) isWhole() bool {
+	switch a.FinishReason() {
+	case headgatev1.FinishReason_FINISH_REASON_UNSPECIFIED, headgatev1.FinishReason_FINISH_REASON_STOP,
+		headgatev1.FinishReason_FINISH_REASON_TOOL_CALLS, headgatev1.FinishReason_FINISH_REASON_OTHER:
+		return !slices.ContainsFunc(a.Message().GetParts(), (*headgatev1.Part).GetIncomplete)
+	}
+	return false
 }
 
 // InvalidOutput is an answer whose text is not the JSON that was asked for: cut off, refused, or of another shape.
@@ -66,7 +80,7 @@ type InvalidOutput struct {
 }
 
 func (e *InvalidOutput) Error() string {
-	return fmt.Sprintf("headgate: the answer (%s) is not the JSON asked for: %v", e.Answer.FinishReason(), e.Cause)
+	return fmt.Sprintf("headgate: the answer is not the JSON asked for: %v", e.Cause)
 }
 
 func (e *InvalidOutput) Unwrap() error { return e.Cause }

@@ -9,13 +9,16 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	headgatev1 "headgate.dev/go/headgate/v1"
 )
 
 const (
-	// DefaultEmbedBatch is how many inputs one call has at most: with 3072 dimensions, 25 MB of answer.
-	DefaultEmbedBatch = 2048
+	// DefaultEmbedBatch is how many inputs one call has at most: with 3072 dimensions, 12 MB of answer.
+	DefaultEmbedBatch = 1024
+	// maxEmbedBytes is how large a call of several inputs is at most.
+	maxEmbedBytes = 4 << 20
 	// DefaultEmbedConcurrency is how many of the calls for one batch run at once.
 	DefaultEmbedConcurrency = 4
 )
@@ -67,17 +70,22 @@ func (c *Client) Embed(ctx context.Context, request *headgatev1.EmbedRequest) (*
 }
 
 func (b embedBatch) split(request *headgatev1.EmbedRequest) []*headgatev1.EmbedRequest {
-	if len(request.Inputs) <= b.inputs {
+	if len(request.Inputs) <= b.inputs && proto.Size(request) <= maxEmbedBytes {
 		return []*headgatev1.EmbedRequest{request}
 	}
 	shared := proto.CloneOf(request)
 	inputs := shared.Inputs
 	shared.Inputs = nil
 	var batches []*headgatev1.EmbedRequest
-	for some := range slices.Chunk(inputs, b.inputs) {
-		batch := proto.CloneOf(shared)
-		batch.Inputs = some
-		batches = append(batches, batch)
+	size := maxEmbedBytes
+	for _, input := range inputs {
+		size += proto.Size(input)
+		if size > maxEmbedBytes || len(batches[len(batches)-1].Inputs) == b.inputs {
+			batches = append(batches, proto.CloneOf(shared))
+			size = proto.Size(input)
+		}
+		last := batches[len(batches)-1]
+		last.Inputs = append(last.Inputs, input)
 	}
 	return batches
 }
@@ -157,18 +165,9 @@ func sumUsage(a, b *headgatev1.Usage) *headgatev1.Usage {
 	if a == nil || b == nil {
 		return nil
 	}
-	return &headgatev1.Usage{
-		InputTokens: sum(a.InputTokens, b.InputTokens),
-		TotalTokens: sum(a.TotalTokens, b.TotalTokens),
-		Estimated:   a.Estimated || b.Estimated,
-	}
-}
-
-func sum(a, b *uint32) *uint32 {
-	if a == nil || b == nil {
-		return nil
-	}
-	return proto.Uint32(*a + *b)
+	total := &headgatev1.Usage{Estimated: a.Estimated || b.Estimated}
+	addNumbers(total.ProtoReflect(), a.ProtoReflect(), b.ProtoReflect(), protoreflect.Uint32Kind)
+	return total
 }
 
 func sumCost(a, b *headgatev1.Cost) *headgatev1.Cost {
@@ -176,10 +175,22 @@ func sumCost(a, b *headgatev1.Cost) *headgatev1.Cost {
 		return nil
 	}
 	total := proto.CloneOf(a)
-	total.TotalNanos += b.TotalNanos
-	total.InputNanos += b.InputNanos
-	total.OutputNanos += b.OutputNanos
-	total.CacheReadNanos += b.CacheReadNanos
-	total.CacheWriteNanos += b.CacheWriteNanos
+	addNumbers(total.ProtoReflect(), a.ProtoReflect(), b.ProtoReflect(), protoreflect.Int64Kind)
 	return total
+}
+
+// addNumbers sets the fields of that kind which both have.
+func addNumbers(total, a, b protoreflect.Message, kind protoreflect.Kind) {
+	fields := total.Descriptor().Fields()
+	for i := range fields.Len() {
+		field := fields.Get(i)
+		known := !field.HasPresence() || a.Has(field) && b.Has(field)
+		switch {
+		case field.Kind() != kind || !known:
+		case kind == protoreflect.Uint32Kind:
+			total.Set(field, protoreflect.ValueOfUint32(uint32(a.Get(field).Uint()+b.Get(field).Uint())))
+		default:
+			total.Set(field, protoreflect.ValueOfInt64(a.Get(field).Int()+b.Get(field).Int()))
+		}
+	}
 }

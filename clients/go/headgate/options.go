@@ -24,8 +24,8 @@ import (
 // DefaultTimeout is the deadline of calls whose context has none. It is the server's own default, too.
 const DefaultTimeout = 10 * time.Minute
 
-// DefaultMaxMessageSize is the largest message sent or received, in bytes: what a server sends by default.
-const DefaultMaxMessageSize = 64 << 20
+// DefaultMaxMessageSize is the largest message sent or received, in bytes.
+const DefaultMaxMessageSize = 256 << 20
 
 // ServiceConfig is the gRPC service config that every client of Headgate uses: retries of UNAVAILABLE before the first
 // content, round robin over all addresses, and no calls to servers that are not ready.
@@ -53,7 +53,7 @@ func defaults() settings {
 		timeout:        DefaultTimeout,
 		maxMessageSize: DefaultMaxMessageSize,
 		serviceConfig:  ServiceConfig,
-		batch:          embedBatch{inputs: DefaultEmbedBatch, concurrency: DefaultEmbedConcurrency},
+		batch:          embedBatch{DefaultEmbedBatch, DefaultEmbedConcurrency},
 	}
 	if key := os.Getenv("HEADGATE_API_KEY"); key != "" {
 		WithAPIKey(key)(&made)

@@ -4,7 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strings"
+	"slices"
 	"sync"
 
 	"github.com/google/jsonschema-go/jsonschema"
@@ -60,34 +60,54 @@ func JSON[T any](name string) (*headgatev1.ResponseFormat, error) {
 	}, nil
 }
 
-// TooManyRounds means that the model still calls tools after the last round allowed.
-type TooManyRounds struct{ Rounds int }
+// MaxRounds is how often [Client.RunTools] asks the model at most.
+const MaxRounds = 10
 
-func (e *TooManyRounds) Error() string {
-	return fmt.Sprintf("headgate: the model still calls tools after %d rounds", e.Rounds)
+// ToolRun is a conversation that has come to its last answer.
+type ToolRun struct {
+	// Messages are the whole conversation, the last answer included.
+	Messages []*headgatev1.Message
+	// Answers are those of all rounds, each with its usage.
+	Answers []*Answer
 }
 
-// RunTools generates, runs the tools that the model calls, several at once, tells it their results, and so on, until
-// it answers without a call. The conversation grows in request.Messages, the last answer included. It ends with
-// [TooManyRounds] when the model was asked so many times.
-func (c *Client) RunTools(
-	ctx context.Context, request *headgatev1.GenerateRequest, rounds int, tools ...Tool,
-) (*Answer, error) {
-	request.Tools = nil
+// Answer returns the last answer.
+func (r *ToolRun) Answer() *Answer { return r.Answers[len(r.Answers)-1] }
+
+// TooManyRounds means that the model still calls tools after [MaxRounds]; Run is the conversation so far.
+type TooManyRounds struct{ Run *ToolRun }
+
+func (e *TooManyRounds) Error() string {
+	return fmt.Sprintf("headgate: the model still calls tools after %d rounds", len(e.Run.Answers))
+}
+
+// RunTools generates, runs the tools that the model calls, several at once, tells it their results, and so on, until it
+// answers without a call that one of them can answer. Answers go into the history as they came, so that reasoning and
+// signatures go back byte for byte.
+func (c *Client) RunTools(ctx context.Context, request *headgatev1.GenerateRequest, tools ...Tool) (*ToolRun, error) {
+	request = proto.CloneOf(request)
 	byName := map[string]Tool{}
 	for _, tool := range tools {
 		request.Tools = append(request.Tools, tool.Definition)
-		byName[tool.Definition.GetFunction().GetName()+tool.Definition.GetFreeText().GetName()] = tool
+		byName[nameOf(tool.Definition)] = tool
 	}
-	for range rounds {
+	run := &ToolRun{}
+	for range MaxRounds {
 		answer, err := c.Generate(ctx, request)
 		if err != nil {
 			return nil, err
 		}
-		request.Messages = append(request.Messages, answer.Message())
+		run.Answers = append(run.Answers, answer)
+		if message := answer.Message(); message != nil {
+			request.Messages = append(request.Messages, message)
+		}
+		run.Messages = request.Messages
+		if answer.FinishReason() == headgatev1.FinishReason_FINISH_REASON_PAUSE {
+			continue
+		}
 		calls := answer.ToolCalls()
-		if len(calls) == 0 {
-			return answer, nil
+		if len(calls) == 0 || !answer.isWhole() || leavesCalls(calls, request.Tools, byName) {
+			return run, nil
 		}
 		results := &headgatev1.Message{Role: headgatev1.Role_ROLE_TOOL, Parts: make([]*headgatev1.Part, len(calls))}
 		var running sync.WaitGroup
@@ -95,12 +115,21 @@ func (c *Client) RunTools(
 			running.Go(func() { results.Parts[i] = resultOf(ctx, call, byName) })
 		}
 		running.Wait()
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
 		request.Messages = append(request.Messages, results)
 	}
-	return nil, &TooManyRounds{rounds}
+	return nil, &TooManyRounds{run}
+}
+
+// leavesCalls says that the request declares a called tool which is not run here.
+func leavesCalls(calls []*headgatev1.ToolCall, declared []*headgatev1.Tool, run map[string]Tool) bool {
+	return slices.ContainsFunc(calls, func(call *headgatev1.ToolCall) bool {
+		_, known := run[call.Name]
+		return !known && slices.ContainsFunc(declared, func(tool *headgatev1.Tool) bool { return nameOf(tool) == call.Name })
+	})
+}
+
+func nameOf(tool *headgatev1.Tool) string {
+	return tool.GetFunction().GetName() + tool.GetFreeText().GetName()
 }
 
 func resultOf(ctx context.Context, call *headgatev1.ToolCall, tools map[string]Tool) *headgatev1.Part {
@@ -141,11 +170,7 @@ func runTool(ctx context.Context, call *headgatev1.ToolCall, tools map[string]To
 	if err != nil {
 		return toolValue{}, fmt.Errorf("the result cannot be told: %w", err)
 	}
-	made := toolValue{parts: []*headgatev1.Part{Text(string(text))}}
-	if strings.HasPrefix(string(text), "{") {
-		made.json = string(text)
-	}
-	return made, nil
+	return toolValue{[]*headgatev1.Part{Text(string(text))}, string(text)}, nil
 }
 
 func schemaOf[T any]() (string, error) {
