@@ -50,6 +50,7 @@ export function url(address: string, fields: MediaFields = {}): Part {
     const data = /;base64,$/.test(inline[0]) ? Buffer.from(text, "base64") : Buffer.from(decodeURIComponent(text));
     return bytes(new Uint8Array(data), inline[1] || "text/plain", fields);
   }
+  if (!URL.canParse(address)) throw new TypeError(`${JSON.stringify(address.slice(0, 40))} is no address; file() reads paths`);
   const mimeType = fields.mimeType ?? typeByName(new URL(address).pathname);
   return part({ ...fields, mimeType, source: { case: "uri", value: address } });
 }

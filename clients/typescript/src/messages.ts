@@ -1,6 +1,6 @@
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { bytes, url } from "./media.js";
-import { type Message, MessageSchema, type Part, PartSchema, Role } from "./v1.js";
+import { type Message, MessageSchema, type Part, PartSchema, Role, ToolCallKind } from "./v1.js";
 
 /** A conversation: a text of the user's, a message, or several. */
 export type Messages = MessageLike | readonly MessageLike[];
@@ -14,7 +14,7 @@ export interface OpenAIMessage {
   content?: string | readonly OpenAIPart[] | null;
   name?: string;
   refusal?: string | null;
-  tool_calls?: readonly { id: string; type?: "function"; function: { name: string; arguments: string } }[];
+  tool_calls?: readonly OpenAIToolCall[];
   tool_call_id?: string;
 }
 
@@ -26,6 +26,19 @@ export type OpenAIPart =
   | { type: "input_audio"; input_audio: { data: string; format: string } }
   | { type: "file"; file: { file_data?: string; file_id?: string; filename?: string } };
 
+/** A call of a tool in that shape: of a function with JSON, or of a custom tool with free text. */
+export type OpenAIToolCall =
+  | { id: string; type?: "function"; function: { name: string; arguments: string } }
+  | { id: string; type: "custom"; custom: { name: string; input: string } };
+
+const KEYS: Record<keyof OpenAIMessage, true> = {
+  role: true,
+  content: true,
+  name: true,
+  refusal: true,
+  tool_calls: true,
+  tool_call_id: true,
+};
 const ROLES: Record<OpenAIMessage["role"], Role> = {
   system: Role.SYSTEM,
   developer: Role.DEVELOPER,
@@ -53,19 +66,30 @@ function isOpenAI(message: Exclude<MessageLike, string>): message is OpenAIMessa
 function fromOpenAI(message: OpenAIMessage, place: string): Message {
   const role = ROLES[message.role];
   if (role === undefined) throw new TypeError(`${place}.role: no such role: ${message.role}`);
+  for (const [key, value] of Object.entries(message)) {
+    // null is how OpenAI's own answers say that there is nothing
+    if (!(key in KEYS) && value != null) throw new TypeError(`${place}.${key}: cannot be sent`);
+  }
   const { content } = message;
   const given: readonly OpenAIPart[] = typeof content === "string" ? [{ type: "text", text: content }] : (content ?? []);
   let parts = given.map((part, index) => partOf(part, `${place}.content[${index}]`));
   if (message.refusal) parts.push(create(PartSchema, { content: { case: "refusal", value: message.refusal } }));
-  for (const { id, function: called } of message.tool_calls ?? []) {
-    parts.push(create(PartSchema, { content: { case: "toolCall", value: { id, ...called } } }));
-  }
+  parts.push(...(message.tool_calls ?? []).map(callOf));
   if (message.role === "tool") {
     if (!message.tool_call_id) throw new TypeError(`${place}.tool_call_id: a tool's message says which call it answers`);
     const value = { callId: message.tool_call_id, name: message.name, parts };
     parts = [create(PartSchema, { content: { case: "toolResult", value } })];
   }
   return create(MessageSchema, { role, parts, name: message.role === "tool" ? "" : message.name });
+}
+
+function callOf(call: OpenAIToolCall): Part {
+  const { id } = call;
+  const value =
+    call.type === "custom"
+      ? { id, name: call.custom.name, arguments: call.custom.input, kind: ToolCallKind.FREE_TEXT }
+      : { id, ...call.function, kind: ToolCallKind.FUNCTION };
+  return create(PartSchema, { content: { case: "toolCall", value } });
 }
 
 function partOf(part: OpenAIPart, place: string): Part {
@@ -77,7 +101,7 @@ function partOf(part: OpenAIPart, place: string): Part {
     case "image_url":
       return url(part.image_url.url, { detail: part.image_url.detail });
     case "input_audio":
-      return bytes(Buffer.from(part.input_audio.data, "base64"), `audio/${part.input_audio.format}`);
+      return audioOf(part.input_audio);
     case "file": {
       const { file_data: data, file_id: id, filename } = part.file;
       if (data) return url(data, { filename });
@@ -88,6 +112,10 @@ function partOf(part: OpenAIPart, place: string): Part {
     default:
       throw new TypeError(`${place}.type: no such part: ${(part as { type: unknown }).type}`);
   }
+}
+
+function audioOf({ data, format }: { data: string; format: string }): Part {
+  return bytes(new Uint8Array(Buffer.from(data, "base64")), `audio/${format === "mp3" ? "mpeg" : format}`);
 }
 
 /** A part of text. */
