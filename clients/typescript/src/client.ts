@@ -103,12 +103,10 @@ export class Client {
   stream(model: string, messages: Messages, options: GenerateOptions = {}): AnswerStream {
     const [request, how] = requestOf(model, messages, options);
     const { requestId, header, timeoutMs } = this.#call(how);
-    const open = (leaving: AbortSignal) => {
-      const signal = how.signal ? AbortSignal.any([how.signal, leaving]) : leaving;
-      const method = InferenceService.method.streamGenerate;
-      return this.#connection.transport.stream(method, signal, timeoutMs, header, once(request));
-    };
-    return new AnswerStream(open, requestId);
+    const method = InferenceService.method.streamGenerate;
+    const open = (signal: AbortSignal) =>
+      this.#connection.transport.stream(method, signal, timeoutMs, header, once(request));
+    return new AnswerStream(open, requestId, how.signal);
   }
 
   /**

@@ -1,4 +1,4 @@
-import { Code, ConnectError, type Interceptor, type Transport } from "@connectrpc/connect";
+import type { Interceptor, Transport } from "@connectrpc/connect";
 import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
 import type { SecureClientSessionOptions } from "node:http2";
 import { isIP } from "node:net";
@@ -60,10 +60,12 @@ export function connect(address: string | readonly string[] | undefined, options
       writeMaxBytes: maxBytes,
     }),
   );
-  return {
-    transport: new RetryingTransport(transports),
-    close: () => sessions.forEach((session) => session.abort(new ConnectError("the client was closed", Code.Canceled))),
+  const transport = new RetryingTransport(transports);
+  const close = () => {
+    transport.close();
+    sessions.forEach((session) => session.abort());
   };
+  return { transport, close };
 }
 
 function sessionOf(address: string, secure: boolean | SecureClientSessionOptions): Http2SessionManager {

@@ -34,6 +34,7 @@ export class RetryingTransport implements Transport {
   readonly #backends: readonly Backend[];
   #next = 0;
   #tokens = maxTokens;
+  #closed = false;
 
   constructor(transports: readonly Transport[]) {
     this.#backends = transports.map((transport) => new Backend(transport));
@@ -67,6 +68,11 @@ export class RetryingTransport implements Transport {
     );
   }
 
+  /** Sends nothing any more. */
+  close(): void {
+    this.#closed = true;
+  }
+
   /** What the call gives once its headers have come. */
   async #answered<Response>(
     signal: AbortSignal | undefined,
@@ -75,6 +81,7 @@ export class RetryingTransport implements Transport {
   ): Promise<Response> {
     const deadline = timeoutMs ? performance.now() + timeoutMs : Infinity;
     for (let attempt = 1; ; attempt++) {
+      if (this.#closed) throw new ConnectError("the client was closed", Code.Canceled);
       const backend = this.#pick();
       const left = timeoutMs && Math.max(1, Math.ceil(deadline - performance.now()));
       try {
@@ -83,7 +90,7 @@ export class RetryingTransport implements Transport {
         this.#tokens = Math.min(maxTokens, this.#tokens + tokenRatio);
         return response;
       } catch (thrown) {
-        const status = statusOf(thrown, signal);
+        const status = statusOf(thrown, this.#closed || signal?.aborted === true);
         const delay = this.#delay(status, backend, attempt);
         if (delay === undefined || performance.now() + delay >= deadline) throw status;
         await sleep(delay, undefined, { signal });
@@ -118,10 +125,12 @@ export class RetryingTransport implements Transport {
   }
 }
 
-/** What gRPC would call it: connections that cannot be made or that break are UNAVAILABLE. */
-export function statusOf(thrown: unknown, signal?: AbortSignal): ConnectError {
+/** What gRPC would call it: connections that cannot be made, or that break without this side leaving, are UNAVAILABLE. */
+export function statusOf(thrown: unknown, left: boolean): ConnectError {
   const status = ConnectError.from(thrown);
-  if (signal?.aborted || !isOfConnection(status.cause)) return status;
+  // Node tells of a stream whose connection has broken as of one that was cancelled.
+  const broken = status.code === Code.Canceled || isOfConnection(status.cause);
+  if (left || !broken || status.findDetails(ErrorInfoSchema).length) return status;
   return new ConnectError(status.rawMessage, Code.Unavailable, status.metadata, undefined, status.cause);
 }
 

@@ -2,6 +2,7 @@ import { Code, ConnectError, type StreamResponse } from "@connectrpc/connect";
 import { Answer } from "./answer.js";
 import { failure } from "./errors.js";
 import { type Event, eventOf, Fold, textOf } from "./fold.js";
+import { statusOf } from "./retry.js";
 import type { GenerateRequestSchema, StreamGenerateResponseSchema } from "./v1.js";
 
 type Open = (signal: AbortSignal) => Promise<StreamResponse<typeof GenerateRequestSchema, typeof StreamGenerateResponseSchema>>;
@@ -16,6 +17,7 @@ type Open = (signal: AbortSignal) => Promise<StreamResponse<typeof GenerateReque
 export class AnswerStream implements AsyncIterable<Event>, AsyncDisposable {
   readonly #folded = new Fold();
   readonly #leaving = new AbortController();
+  readonly #signal: AbortSignal;
   readonly #open: Open;
   #events?: AsyncGenerator<Event, void, undefined>;
   #error?: Error;
@@ -25,8 +27,10 @@ export class AnswerStream implements AsyncIterable<Event>, AsyncDisposable {
     open: Open,
     /** Names the call in the server's log. */
     readonly requestId: string,
+    signal?: AbortSignal,
   ) {
     this.#open = open;
+    this.#signal = signal ? AbortSignal.any([signal, this.#leaving.signal]) : this.#leaving.signal;
   }
 
   /** Every event that this release knows. */
@@ -43,7 +47,10 @@ export class AnswerStream implements AsyncIterable<Event>, AsyncDisposable {
   async final(): Promise<Answer> {
     for await (const _ of this);
     if (this.#error) throw this.#error;
-    if (!this.#folded.complete) throw this.#fail(new ConnectError("the stream was left before its end", Code.Canceled));
+    if (!this.#folded.complete) {
+      this.cancel();
+      throw this.#fail(new ConnectError("the stream was left before its end", Code.Canceled));
+    }
     return this.#answer();
   }
 
@@ -58,20 +65,22 @@ export class AnswerStream implements AsyncIterable<Event>, AsyncDisposable {
 
   async *#read(): AsyncGenerator<Event, void, undefined> {
     try {
-      const { message } = await this.#open(this.#leaving.signal);
+      const { message } = await this.#open(this.#signal);
       const messages = message[Symbol.asyncIterator]();
-      let ended = false;
+      let left = false;
       try {
         for (;;) {
+          left = false;
           const next = await messages.next();
-          if ((ended = next.done === true)) break;
+          if (next.done) break;
+          left = true;
           const event = eventOf(next.value);
           if (!event) continue;
           this.#folded.add(event);
           yield event;
         }
       } finally {
-        if (!ended) {
+        if (left) {
           this.cancel();
           messages.next().catch(() => {}); // connect-es stops the clock of a call only when its end is read
         }
@@ -90,7 +99,8 @@ export class AnswerStream implements AsyncIterable<Event>, AsyncDisposable {
   }
 
   #fail(thrown: unknown): Error {
-    return (this.#error = failure(thrown, this.requestId, this.#answer()));
+    const status = statusOf(thrown, this.#signal.aborted);
+    return (this.#error = failure(status, this.requestId, this.#answer()));
   }
 
   #answer(): Answer {

@@ -108,6 +108,15 @@ test("a server that nobody reaches is ServerUnreachable", { skip }, async () => 
   assert.ok(error instanceof headgate.ServerUnreachable && error.retryable);
 });
 
+test("a closed client calls nobody", { skip }, async () => {
+  const closing = client();
+  const hanging = closing.stream("hanging", "Hi");
+  assert.equal((await hanging.text.next()).value, "first");
+  closing.close();
+  assert.equal((await failing(hanging.final())).partial?.text, "first");
+  assert.ok((await failing(closing.generate("hello", "Hi"))) instanceof headgate.CallCancelled);
+});
+
 test("keys and tokens go as bearer, the token anew for each call", { skip }, async () => {
   await client({ apiKey: "key-1" }).generate("hello", "Hi", { requestId: "auth-1" });
   let count = 0;
