@@ -47,9 +47,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, cast
 
-from grpc import StatusCode
+from grpc import RpcError, StatusCode
 
 if TYPE_CHECKING:
     from google.protobuf.any_pb2 import Any as AnyMessage
@@ -390,29 +390,29 @@ class TooManyRounds(HeadgateError):
 
 
 class Status(Protocol):
-    """How a call of grpc or grpc.aio says that it failed."""
+    """How errors of grpc and grpc.aio say what happened."""
 
     def code(self) -> StatusCode: ...
     def details(self) -> str | None: ...
-    def trailing_metadata(self) -> object: ...
+    def trailing_metadata(self) -> Sequence[tuple[str, str | bytes]] | None: ...
 
 
-def failure(status: Status, request_id: str = "", partial: Answer | None = None) -> CallFailed:
-    """The error for a failed call that was sent with this request id.
+def failure(error: RpcError, request_id: str = "", partial: Answer | None = None) -> CallFailed:
+    """The error for gRPC's error of a call that was sent with this request id.
 
     Reasons that are not known here, those of a newer server, become the class of their status code.
     """
     from google.protobuf.message import DecodeError
     from google.rpc.status_pb2 import Status as RpcStatus
 
-    trailer = status.trailing_metadata()
-    packed = dict(trailer).get(DETAILS, b"") if isinstance(trailer, Sequence) else b""
+    status = cast(Status, error)
+    packed = dict(status.trailing_metadata() or ()).get(DETAILS, b"")
     try:
-        facts = _Facts.read(RpcStatus.FromString(packed).details)
-    except (DecodeError, TypeError):
+        facts = _Facts.read(RpcStatus.FromString(packed if isinstance(packed, bytes) else b"").details)
+    except DecodeError:
         facts = _Facts()
     known = _BY_REASON.get(facts.reason) or _by_code(status.code(), answered=bool(facts.reason))
-    error = known(
+    failed = known(
         status.details() or "",
         request_id=facts.request_id or request_id,
         retry_after=facts.retry_after,
@@ -422,9 +422,9 @@ def failure(status: Status, request_id: str = "", partial: Answer | None = None)
         details=facts.metadata,
         partial=partial,
     )
-    error.code = status.code()
-    error.reason = facts.reason or known.reason
-    return error
+    failed.code = status.code()
+    failed.reason = facts.reason or known.reason
+    return failed
 
 
 def error_for(reason: str) -> type[CallFailed]:

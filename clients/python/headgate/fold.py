@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from headgate import v1 as pb
@@ -26,9 +26,10 @@ def text_of(event: pb.StreamGenerateResponse) -> str:
     return event.text_delta or (event.part_start.part.text if event.HasField("part_start") else "")
 
 
-def is_complete(event: pb.StreamGenerateResponse | None) -> bool:
-    """Whether a stream whose last event this is was delivered in full."""
-    return event is not None and event.HasField("generation_end") and not event.generation_end.partial
+def is_complete(events: Sequence[pb.StreamGenerateResponse]) -> bool:
+    """Whether these are all events of a whole answer. Unknown events after its end are ignored."""
+    last = next((event for event in reversed(events) if event.WhichOneof("event")), None)
+    return last is not None and last.HasField("generation_end") and not last.generation_end.partial
 
 
 class _OpenPart:
@@ -81,7 +82,8 @@ class _Fold:
                 self._end(event.generation_end)
             case "candidate_end":
                 candidate = self._candidate(event.candidate_index)
-                candidate.finish.CopyFrom(event.candidate_end.finish)
+                if event.candidate_end.HasField("finish"):
+                    candidate.finish.CopyFrom(event.candidate_end.finish)
                 candidate.provider_metadata.update(event.candidate_end.provider_metadata)
             case _:
                 self._content(event, kind)

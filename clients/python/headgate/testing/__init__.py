@@ -11,7 +11,7 @@
 For other languages: `python -m headgate.testing --help`.
 """
 
-from headgate.testing.script import UNKNOWN_EVENT, Reply, Script, events_of, read_script
+from headgate.testing.script import UNKNOWN_EVENT, Model, Reply, Script, events_of, read_script
 from headgate.testing.server import RecordedCall, ScriptedServer
 
-__all__ = ["UNKNOWN_EVENT", "RecordedCall", "Reply", "Script", "ScriptedServer", "events_of", "read_script"]
+__all__ = ["UNKNOWN_EVENT", "Model", "RecordedCall", "Reply", "Script", "ScriptedServer", "events_of", "read_script"]

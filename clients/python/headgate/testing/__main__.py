@@ -1,6 +1,6 @@
 """Serve a script, for the tests of clients in any language.
 
-    python -m headgate.testing --script FILE [--port PORT]
+    python -m headgate.testing --script FILE [--port PORT] [--quiet]
 
 FILE is JSON: models (`*` for any other), each with a list of replies. Calls of a model take them in order; the last one
 is repeated. A reply has any of
@@ -23,7 +23,7 @@ Printed are lines of JSON. The first is {"address": "127.0.0.1:PORT"}. A call is
     {"call": 0, "method": "Generate", "metadata": {...}, "timeout": 9.99, "request": {...}}
 
 and when it has ended, as {"ended": 0, "outcome": "OK"}, where the outcome may be an error's code, or CANCELLED when the
-caller left. The server runs until standard input is closed, or SIGTERM.
+caller left; --quiet leaves calls out. The server runs until standard input is closed, or SIGTERM.
 """
 
 from __future__ import annotations
@@ -46,12 +46,14 @@ def main() -> int:
     )
     parser.add_argument("--script", type=Path, required=True, metavar="FILE", help="what to answer")
     parser.add_argument("--port", type=int, default=0, help="0, the default, takes a free one")
+    parser.add_argument("--quiet", action="store_true", help="print the address alone")
     arguments = parser.parse_args()
     try:
         script = read_script(arguments.script)
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    with ScriptedServer(script, port=arguments.port, observe=Printer().show) as server:
+    observe = (lambda call: None) if arguments.quiet else Printer().show
+    with ScriptedServer(script, port=arguments.port, observe=observe) as server:
         _print(address=server.address)
         sys.stdin.read()
     return 0

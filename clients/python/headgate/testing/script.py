@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from google.protobuf import json_format
 from grpc import StatusCode
@@ -57,7 +57,10 @@ class Reply:
         return fold(self.stream())
 
 
-Script = Mapping[str, Sequence[Reply]]
+Model: TypeAlias = Callable[[Any], Reply]
+"""Answers a GenerateRequest or EmbedRequest by what is asked."""
+
+Script: TypeAlias = Mapping[str, Sequence[Reply] | Model]
 """Replies by model, `*` for any other. Calls of a model take them in order; the last one is repeated."""
 
 
@@ -82,8 +85,11 @@ def events_of(
                 event.candidate_index, event.part_index = candidate.index, index
                 events.append(event)
             pieces = () if part.text else pieces
-        finish = pb.Finish(reason=pb.FINISH_REASON_ERROR) if partial else candidate.finish
-        ended = pb.CandidateEnd(finish=finish, provider_metadata=candidate.provider_metadata)
+        ended = pb.CandidateEnd(provider_metadata=candidate.provider_metadata)
+        if partial:
+            ended.finish.reason = pb.FINISH_REASON_ERROR
+        elif candidate.HasField("finish"):
+            ended.finish.CopyFrom(candidate.finish)
         events.append(pb.StreamGenerateResponse(candidate_end=ended, candidate_index=candidate.index))
     end = pb.GenerationEnd(
         attempts=response.attempts,
@@ -158,7 +164,7 @@ def _reply(place: str, values: Mapping[str, Any]) -> Reply:
             given["tool_calls"] = [pb.ToolCall(**call) for call in given["tool_calls"]]
         if "error" in given:
             given["error"] = _error(**given["error"])
-    except (json_format.ParseError, TypeError, KeyError) as error:
+    except (json_format.ParseError, TypeError, ValueError, KeyError) as error:
         raise ValueError(f"{place}: {error}") from error
     return Reply(**given)
 

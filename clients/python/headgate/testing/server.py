@@ -18,7 +18,7 @@ from google.rpc import error_details_pb2 as rpc
 from google.rpc.status_pb2 import Status
 from headgate import v1 as pb
 from headgate.errors import DETAILS, DOMAIN, CallFailed
-from headgate.testing.script import ANY_MODEL, Reply, Script
+from headgate.testing.script import ANY_MODEL, Model, Reply, Script
 
 MAX_CALLS = 64
 NEVER = 1e9  # seconds: what a sync context says without a deadline is larger
@@ -63,13 +63,15 @@ class ScriptedServer(pb.InferenceServiceServicer):
         observe: Callable[[RecordedCall], None] = lambda call: None,
     ) -> None:
         self.calls: list[RecordedCall] = []
-        self._replies = {model: list(replies) for model, replies in (script or {}).items()}
+        self._replies: dict[str, list[Reply] | Model] = {}
         self._observe = observe
         self._lock = threading.Lock()
         self._server = grpc.server(ThreadPoolExecutor(MAX_CALLS), options=OPTIONS)
         pb.add_InferenceServiceServicer_to_server(self, self._server)
         self._server.add_generic_rpc_handlers((_health_checks(),))
         self.address = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
+        for model, replies in (script or {}).items():
+            self._replies[model] = replies if callable(replies) else list(replies)
         self._server.start()
 
     def __enter__(self) -> ScriptedServer:
@@ -84,10 +86,10 @@ class ScriptedServer(pb.InferenceServiceServicer):
         """Ends the server and cancels what is in flight."""
         self._server.stop(None).wait()
 
-    def script(self, model: str, *replies: Reply) -> None:
-        """Replaces what is left of a model's replies."""
+    def script(self, model: str, *replies: Reply, answer: Model | None = None) -> None:
+        """Replaces what is left of a model's replies, or has a function answer from now on."""
         with self._lock:
-            self._replies[model] = list(replies)
+            self._replies[model] = answer or list(replies)
 
     def Generate(self, request: pb.GenerateRequest, context: grpc.ServicerContext) -> pb.GenerateResponse:
         call, reply = self._begin("Generate", request, context)
@@ -152,7 +154,10 @@ class ScriptedServer(pb.InferenceServiceServicer):
         call = self._record(method, request, context)
         with self._lock:
             replies = self._replies.get(request.model) or self._replies.get(ANY_MODEL)
-            reply = (replies.pop(0) if len(replies) > 1 else replies[0]) if replies else None
+            if isinstance(replies, list):
+                reply = replies.pop(0) if len(replies) > 1 else replies[0]
+            else:
+                reply = replies(request) if replies else None
         if reply is None:
             call.conclude("NOT_FOUND")
             context.abort(grpc.StatusCode.NOT_FOUND, f"the script has no model {request.model!r}")

@@ -1,0 +1,123 @@
+"""LlamaIndex's messages <-> the contract's."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from headgate import v1 as pb
+from headgate.content import audio, decoded_base64, file, image, video
+from llama_index.core.base.llms.types import (
+    AudioBlock,
+    CachePoint,
+    ChatMessage,
+    DocumentBlock,
+    ImageBlock,
+    MessageRole,
+    TextBlock,
+    ThinkingBlock,
+    ToolCallBlock,
+    VideoBlock,
+)
+
+KEPT = "headgate_message"
+"""The key of `additional_kwargs` that holds the contract's own message, in base64, so that it goes back unchanged."""
+
+ROLES = {
+    MessageRole.SYSTEM: pb.ROLE_SYSTEM,
+    MessageRole.DEVELOPER: pb.ROLE_DEVELOPER,
+    MessageRole.USER: pb.ROLE_USER,
+    MessageRole.ASSISTANT: pb.ROLE_ASSISTANT,
+    MessageRole.CHATBOT: pb.ROLE_ASSISTANT,
+    MessageRole.MODEL: pb.ROLE_ASSISTANT,
+    MessageRole.TOOL: pb.ROLE_TOOL,
+    MessageRole.FUNCTION: pb.ROLE_TOOL,
+}
+
+
+def to_headgate(messages: Iterable[ChatMessage]) -> list[pb.Message]:
+    """The contract's messages; raises ValueError for content that has no place there."""
+    return [_message(message) for message in messages]
+
+
+def to_llamaindex(message: pb.Message) -> ChatMessage:
+    """The answer, with what LlamaIndex cannot say kept beside it."""
+    kept = base64.b64encode(message.SerializeToString()).decode()
+    return ChatMessage(role=MessageRole.ASSISTANT, blocks=list(_blocks(message)), additional_kwargs={KEPT: kept})
+
+
+def _blocks(message: pb.Message) -> Iterator[Any]:
+    for part in message.parts:
+        match part.WhichOneof("content"):
+            case "text":
+                yield TextBlock(text=part.text)
+            case "refusal":
+                yield TextBlock(text=part.refusal)
+            case "reasoning":
+                yield ThinkingBlock(content=part.reasoning.text)
+            case "tool_call" if part.tool_call.kind != pb.TOOL_CALL_KIND_PROVIDER_EXECUTED:
+                call = part.tool_call
+                yield ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=_arguments(call))
+            case "media" if part.media.kind == pb.MEDIA_KIND_IMAGE and part.media.data:
+                yield ImageBlock(image=base64.b64encode(part.media.data), image_mimetype=part.media.mime_type)
+
+
+def _arguments(call: pb.ToolCall) -> dict[str, Any] | str:
+    """The arguments, or their text where it is no JSON object."""
+    try:
+        arguments = json.loads(call.arguments or "{}")
+    except ValueError:
+        return call.arguments
+    return arguments if isinstance(arguments, dict) else call.arguments
+
+
+def _message(message: ChatMessage) -> pb.Message:
+    packed = message.additional_kwargs.get(KEPT)
+    if isinstance(packed, str):
+        original = pb.Message.FromString(decoded_base64(packed))
+        if to_llamaindex(original).blocks == message.blocks:
+            return original
+    role = ROLES[message.role]
+    parts = [part for block in message.blocks for part in _parts(block)]
+    if role != pb.ROLE_TOOL:
+        return pb.Message(role=role, parts=parts, name=message.additional_kwargs.get("name") or "")
+    result = pb.ToolResult(call_id=message.additional_kwargs.get("tool_call_id") or "", parts=parts)
+    result.name = message.additional_kwargs.get("name") or ""
+    return pb.Message(role=role, parts=[pb.Part(tool_result=result)])
+
+
+def _parts(block: Any) -> Iterator[pb.Part]:
+    match block:
+        case TextBlock():
+            yield pb.Part(text=block.text)
+        case ImageBlock():
+            source = _source(block.url, block, "resolve_image")
+            yield image(source, mime_type=block.image_mimetype or "", detail=block.detail or "")
+        case AudioBlock():
+            yield audio(_source(block.url, block, "resolve_audio"), mime_type=f"audio/{block.format or 'wav'}")
+        case VideoBlock():
+            yield video(_source(block.url, block, "resolve_video"), mime_type=block.video_mimetype or "")
+        case DocumentBlock():
+            source = _source(block.url, block, "resolve_document")
+            yield file(source, mime_type=block.document_mimetype or "", title=block.title or "")
+        case ToolCallBlock():
+            arguments = block.tool_kwargs
+            text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+            kind = pb.TOOL_CALL_KIND_FUNCTION
+            yield pb.Part(
+                tool_call=pb.ToolCall(id=block.tool_call_id or "", name=block.tool_name, arguments=text, kind=kind)
+            )
+        case ThinkingBlock() | CachePoint():
+            return  # without its signature no vendor takes thinking back; cache points are Part.cache_breakpoint
+        case _:
+            raise ValueError(f"cannot send content of type {block.block_type!r}")
+
+
+def _source(url: Any, block: Any, resolve: str) -> str | bytes:
+    """The address, which only the vendor fetches, or the bytes."""
+    if url:
+        return str(url)
+    data: bytes = getattr(block, resolve)().read()
+    return data
