@@ -406,9 +406,10 @@ def failure(error: RpcError, request_id: str = "", partial: Answer | None = None
     from google.rpc.status_pb2 import Status as RpcStatus
 
     status = cast(Status, error)
-    packed = dict(status.trailing_metadata() or ()).get(DETAILS, b"")
+    trailer = status.trailing_metadata() or ()
+    packed = next((value for name, value in trailer if name == DETAILS and isinstance(value, bytes)), b"")
     try:
-        facts = _Facts.read(RpcStatus.FromString(packed if isinstance(packed, bytes) else b"").details)
+        facts = _Facts.read(RpcStatus.FromString(packed).details)
     except DecodeError:
         facts = _Facts()
     known = _BY_REASON.get(facts.reason) or _by_code(status.code(), answered=bool(facts.reason))
