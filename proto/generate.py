@@ -19,7 +19,9 @@ ROOT = PROTO.parent
 PACKAGE = Path("headgate", "v1")
 SOURCES = sorted(path.relative_to(PROTO).as_posix() for path in (PROTO / PACKAGE).glob("*.proto"))
 SERVICE_CONFIG = ROOT / "clients" / "python" / "headgate" / "service_config.json"
-SERVICE_CONFIG_COMMENT = "/** The gRPC service config of every client: which calls are sent again, and when. Generated. */\n"
+SERVICE_CONFIG_COMMENT = (
+    "/** The gRPC service config of every client: which calls are sent again, and when. Generated. */\n"
+)
 ERROR_DETAILS = "google/rpc/error_details.proto"
 
 PYTHON = Path("clients", "python")
@@ -93,7 +95,9 @@ def typescript(target: Path) -> None:
             ERROR_DETAILS,
         )
         config = SERVICE_CONFIG.read_text()
-        (target / "service_config.ts").write_text(f"{SERVICE_CONFIG_COMMENT}export const SERVICE_CONFIG = {config.strip()};\n")
+        (target / "service_config.ts").write_text(
+            f"{SERVICE_CONFIG_COMMENT}export const SERVICE_CONFIG = {config.strip()};\n"
+        )
 
 
 def go(target: Path) -> None:
