@@ -25,7 +25,17 @@ export { Embeddings } from "./embeddings.js";
 export * from "./errors.js";
 export { fold, type Event } from "./fold.js";
 export { bytes, file, type MediaFields, url } from "./media.js";
-export { messagesOf, type Messages, type MessageLike, type OpenAIMessage, type OpenAIPart, type OpenAIToolCall } from "./messages.js";
+export {
+  assistant,
+  type MessageLike,
+  type Messages,
+  messagesOf,
+  type OpenAIMessage,
+  type OpenAIPart,
+  type OpenAIToolCall,
+  system,
+  user,
+} from "./messages.js";
 export { schemaText, type JsonSchema, type Schema, type StandardSchema } from "./schema.js";
 export { SERVICE_CONFIG } from "./gen/service_config.js";
 export { AnswerStream } from "./stream.js";

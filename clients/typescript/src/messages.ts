@@ -53,6 +53,25 @@ export function messagesOf(messages: Messages): Message[] {
   return list.map((message, index) => messageOf(message, `messages[${index}]`));
 }
 
+/** A turn of the user, of text and media. */
+export function user(...content: readonly (string | Part)[]): Message {
+  return create(MessageSchema, { role: Role.USER, parts: content.map(partOrText) });
+}
+
+/** Instructions of the operator. */
+export function system(instructions: string): Message {
+  return create(MessageSchema, { role: Role.SYSTEM, parts: [text(instructions)] });
+}
+
+/** A turn of the model. Real answers go back as `answer.message`, with everything they hold. */
+export function assistant(...content: readonly (string | Part)[]): Message {
+  return create(MessageSchema, { role: Role.ASSISTANT, parts: content.map(partOrText) });
+}
+
+function partOrText(content: string | Part): Part {
+  return typeof content === "string" ? text(content) : content;
+}
+
 function messageOf(message: MessageLike, place: string): Message {
   if (typeof message === "string") return create(MessageSchema, { role: Role.USER, parts: [text(message)] });
   if (typeof message !== "object" || message === null) throw new TypeError(`${place}: no message: ${String(message)}`);

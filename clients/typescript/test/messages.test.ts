@@ -4,7 +4,7 @@ import { mkdtemp, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
-import { bytes, file, messagesOf, type OpenAIMessage, url, v1 } from "../src/index.js";
+import { bytes, file, messagesOf, type OpenAIMessage, system, url, v1 } from "../src/index.js";
 
 function json(messages: Parameters<typeof messagesOf>[0]): unknown {
   return messagesOf(messages).map((message) => toJson(v1.MessageSchema, message));
@@ -12,7 +12,8 @@ function json(messages: Parameters<typeof messagesOf>[0]): unknown {
 
 test("texts, messages of the contract and of OpenAI's shape may be mixed", () => {
   const own = create(v1.MessageSchema, { role: v1.Role.ASSISTANT, parts: [{ content: { case: "text", value: "Hm" } }] });
-  assert.deepEqual(json([{ role: "system", content: "Be brief" }, "Hi", own, { role: v1.Role.USER }]), [
+  assert.deepEqual(json([system("Be"), { role: "system", content: "Be brief" }, "Hi", own, { role: v1.Role.USER }]), [
+    { role: "ROLE_SYSTEM", parts: [{ text: "Be" }] },
     { role: "ROLE_SYSTEM", parts: [{ text: "Be brief" }] },
     { role: "ROLE_USER", parts: [{ text: "Hi" }] },
     { role: "ROLE_ASSISTANT", parts: [{ text: "Hm" }] },
