@@ -84,6 +84,10 @@ node: ## Install what the TypeScript client needs into its node_modules
 ecosystem: .venv-ecosystem/.ready ## Make .venv-ecosystem: LangChain, LlamaIndex and type checkers for the client
 	@:
 
+.PHONY: docs
+docs: ecosystem ## Build the reference of the clients into dist/docs
+	@.venv-ecosystem/bin/python clients/python/reference.py dist/docs/python
+
 .PHONY: image
 image: ## Build the container image; its name is IMAGE="..."
 	@command -v docker >/dev/null || { echo "Docker is missing: make image runs docker build"; exit 1; }
