@@ -91,6 +91,7 @@ async def test_address_and_key_come_from_the_environment(
         ("headgate.prod:50051", False),
         ("localhost.evil.example:50051", False),
         ("dns://8.8.8.8/headgate.prod", False),
+        ("dns://8.8.8.8/localhost:1", False),
         ("10.0.0.1:50051", False),
         ("xds:///headgate", False),
     ],
@@ -113,12 +114,13 @@ def test_plain_text_is_for_loopback_alone(address: str, local: bool) -> None:
         ({"metadata": {"x-team": "ü"}}, ValueError),
         ({"ca": "/no/such/file.pem"}, OSError),
         ({"adress": "typo"}, TypeError),
+        ({"address": "http://localhost:50051"}, ValueError),
     ],
 )
 def test_connections_that_contradict_themselves_are_refused(options: Any, error: type[Exception]) -> None:
     """When the client is made, and without naming secrets."""
     with pytest.raises(error) as caught:
-        Client("localhost:1", **options)
+        Client(**{"address": "localhost:1", **options})
     assert "line" not in str(caught.value)
 
 

@@ -36,6 +36,12 @@ class Model(BaseModel):
 
 
 @dataclass
+class Listed:
+    colours: set[Colour]
+    level: Literal[1, 2] = 1
+
+
+@dataclass
 class Everything:
     text: str
     number: int | None
@@ -140,6 +146,15 @@ def test_strict_schemas_are_closed_and_whole() -> None:
     assert closed["$defs"]["Inner"]["additionalProperties"] is False
     assert "default" not in closed["properties"]["score"]
     assert strict(schema_of(Everything)) is None
+    assert strict(schema_of(Listed)) == {
+        "type": "object",
+        "properties": {
+            "colours": {"type": "array", "items": {"type": "string", "enum": ["red", "blue"]}},
+            "level": {"type": "integer", "enum": [1, 2]},
+        },
+        "required": ["colours", "level"],
+        "additionalProperties": False,
+    }
 
 
 @dataclass

@@ -51,7 +51,7 @@ def test_a_function_is_described_by_its_types_and_docstring() -> None:
     schema = json.loads(declared.parameters_schema)
     assert schema["required"] == ["place"]
     assert schema["properties"]["place"]["description"] == "Where it is wanted."
-    assert schema["properties"]["unit"] == {"enum": ["C", "F"], "description": "Of temperature."}
+    assert schema["properties"]["unit"] == {"type": "string", "enum": ["C", "F"], "description": "Of temperature."}
     assert schema["properties"]["days"] == {"type": "integer", "description": "How many."}
     strict = json.loads(tool(weather, strict=True).proto.function.parameters_schema)
     assert strict["required"] == ["place", "unit", "days"]
@@ -150,6 +150,14 @@ async def test_answers_go_back_byte_for_byte(client: Any, server: ScriptedServer
     assert server.calls[-1].request.messages[1].SerializeToString(deterministic=True) == message.SerializeToString(
         deterministic=True
     )
+
+
+async def test_a_tool_that_must_be_called_is_called_once(client: Any, server: ScriptedServer) -> None:
+    """After its results the model is free to answer."""
+    server.script("tools", Reply(tool_calls=[call("1", "weather", place={"city": "Oslo"})]), Reply(text="Cold."))
+    await client.run_tools("tools", "Hi", [weather], tool_choice="weather")
+    first, second = (each.request.tool_choice for each in server.calls)
+    assert (first.mode, second.mode) == (pb.TOOL_CHOICE_MODE_REQUIRED, pb.TOOL_CHOICE_MODE_AUTO)
 
 
 async def test_a_paused_turn_is_sent_back(client: Any, server: ScriptedServer) -> None:

@@ -124,8 +124,8 @@ class CallFailed(HeadgateError):
 
     @property
     def retryable(self) -> bool:
-        """The same call may be sent again, after `retry_after` if that is known."""
-        return self.again
+        """The same call may be sent again, after `retry_after` if that is known; never once content has come."""
+        return self.again and self.partial is None
 
     @property
     def provider(self) -> str:
@@ -346,7 +346,10 @@ class ProviderProtocolError(ProviderError):
 
 
 class StreamInterrupted(CallFailed):
-    """The answer broke off after content was delivered; `partial` is what came. Starting again is up to you."""
+    """The answer broke off after content was delivered; `partial` is what came. Starting again is up to you.
+
+    It may be the vendor who broke off (`code` ABORTED), or the connection to Headgate (UNAVAILABLE).
+    """
 
     code = StatusCode.ABORTED
     reason = "STREAM_INTERRUPTED"
@@ -413,6 +416,8 @@ def failure(error: RpcError, request_id: str = "", partial: Answer | None = None
     except DecodeError:
         facts = _Facts()
     known = _BY_REASON.get(facts.reason) or _by_code(status.code(), answered=bool(facts.reason))
+    if known is ServerUnreachable and partial is not None:
+        known = StreamInterrupted
     failed = known(
         status.details() or "",
         request_id=facts.request_id or request_id,

@@ -20,7 +20,7 @@ from headgate import v1 as pb
 from headgate.errors import DETAILS, DOMAIN, CallFailed
 from headgate.testing.script import ANY_MODEL, Model, Reply, Script
 
-MAX_CALLS = 64
+MAX_CALLS = 256  # a thread each, and one for each client's health check
 NEVER = 1e9  # seconds: what a sync context says without a deadline is larger
 OPTIONS = (("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 SERVING = b"\x08\x01"  # grpc.health.v1.HealthCheckResponse{status: SERVING}
