@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from headgate import v1 as pb
-from headgate.content import audio, decoded_base64, file, image, video
+from headgate.content import audio, file, image, video
+from headgate.frameworks import call_arguments, keep, kept
 from llama_index.core.base.llms.types import (
     AudioBlock,
     CachePoint,
@@ -21,9 +22,6 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
     VideoBlock,
 )
-
-KEPT = "headgate_message"
-"""The key of `additional_kwargs` that holds the contract's own message, in base64, so that it goes back unchanged."""
 
 ROLES = {
     MessageRole.SYSTEM: pb.ROLE_SYSTEM,
@@ -44,8 +42,7 @@ def to_headgate(messages: Iterable[ChatMessage]) -> list[pb.Message]:
 
 def to_llamaindex(message: pb.Message) -> ChatMessage:
     """The answer, with what LlamaIndex cannot say kept beside it."""
-    kept = base64.b64encode(message.SerializeToString()).decode()
-    return ChatMessage(role=MessageRole.ASSISTANT, blocks=list(_blocks(message)), additional_kwargs={KEPT: kept})
+    return ChatMessage(role=MessageRole.ASSISTANT, blocks=list(_blocks(message)), additional_kwargs=dict(keep(message)))
 
 
 def _blocks(message: pb.Message) -> Iterator[Any]:
@@ -59,26 +56,17 @@ def _blocks(message: pb.Message) -> Iterator[Any]:
                 yield ThinkingBlock(content=part.reasoning.text)
             case "tool_call" if part.tool_call.kind != pb.TOOL_CALL_KIND_PROVIDER_EXECUTED:
                 call = part.tool_call
-                yield ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=_arguments(call))
+                arguments = call_arguments(call)
+                said: Any = call.arguments if arguments is None else arguments
+                yield ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=said)
             case "media" if part.media.kind == pb.MEDIA_KIND_IMAGE and part.media.data:
                 yield ImageBlock(image=base64.b64encode(part.media.data), image_mimetype=part.media.mime_type)
 
 
-def _arguments(call: pb.ToolCall) -> dict[str, Any] | str:
-    """The arguments, or their text where it is no JSON object."""
-    try:
-        arguments = json.loads(call.arguments or "{}")
-    except ValueError:
-        return call.arguments
-    return arguments if isinstance(arguments, dict) else call.arguments
-
-
 def _message(message: ChatMessage) -> pb.Message:
-    packed = message.additional_kwargs.get(KEPT)
-    if isinstance(packed, str):
-        original = pb.Message.FromString(decoded_base64(packed))
-        if to_llamaindex(original).blocks == message.blocks:
-            return original
+    original = kept(message.additional_kwargs)
+    if original and to_llamaindex(original).blocks == message.blocks:
+        return original
     role = ROLES[message.role]
     parts = [part for block in message.blocks for part in _parts(block)]
     if role != pb.ROLE_TOOL:
