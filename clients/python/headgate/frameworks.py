@@ -13,6 +13,7 @@ from headgate import AsyncClient, Client, v1 as pb
 from headgate.content import decoded_base64
 
 KEPT = "headgate_message"
+
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 

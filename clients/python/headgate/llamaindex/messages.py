@@ -68,12 +68,27 @@ def _message(message: ChatMessage) -> pb.Message:
     if original and to_llamaindex(original).blocks == message.blocks:
         return original
     role = ROLES[message.role]
-    parts = [part for block in message.blocks for part in _parts(block)]
+    parts: list[pb.Part] = []
+    for block in message.blocks:
+        if isinstance(block, CachePoint):
+            _set_cache_breakpoint(parts, block.cache_control.ttl)
+        else:
+            parts += _parts(block)
     if role != pb.ROLE_TOOL:
         return pb.Message(role=role, parts=parts, name=message.additional_kwargs.get("name") or "")
     result = pb.ToolResult(call_id=message.additional_kwargs.get("tool_call_id") or "", parts=parts)
     result.name = message.additional_kwargs.get("name") or ""
     return pb.Message(role=role, parts=[pb.Part(tool_result=result)])
+
+
+def _set_cache_breakpoint(parts: list[pb.Part], ttl: str) -> None:
+    """Caches up to the last part so far; `ttl` is LlamaIndex's, such as 5m or 1h."""
+    if not parts:
+        raise ValueError("a cache point needs content before it")
+    seconds = {"s": 1, "m": 60, "h": 3600}.get(ttl[-1:])
+    if seconds is None or not ttl[:-1].isdecimal():
+        raise ValueError(f"a cache point's ttl is like 5m or 1h, not {ttl!r}")
+    parts[-1].cache_breakpoint.ttl.seconds = int(ttl[:-1]) * seconds
 
 
 def _parts(block: Any) -> Iterator[pb.Part]:
@@ -97,8 +112,8 @@ def _parts(block: Any) -> Iterator[pb.Part]:
             yield pb.Part(
                 tool_call=pb.ToolCall(id=block.tool_call_id or "", name=block.tool_name, arguments=text, kind=kind)
             )
-        case ThinkingBlock() | CachePoint():
-            return  # without its signature no vendor takes thinking back; cache points are Part.cache_breakpoint
+        case ThinkingBlock():
+            return  # without its signature no vendor takes it back
         case _:
             raise ValueError(f"cannot send content of type {block.block_type!r}")
 
