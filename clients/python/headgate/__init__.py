@@ -80,9 +80,10 @@ if not TYPE_CHECKING:
         """Loads what is asked for: a program that needs the contract alone pays for nothing else."""
         if name == "v1":
             return import_module("headgate.v1")
-        if name in _MODULES:
-            return getattr(import_module(f"headgate.{_MODULES[name]}"), name)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(f"headgate.{_MODULES[name]}"), name)
+        return value
 
 
 def __dir__() -> list[str]:

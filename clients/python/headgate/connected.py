@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from headgate import AsyncClient, Client
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
@@ -18,7 +18,7 @@ def _key() -> SecretStr | None:
 class Connected(BaseModel):
     """How Headgate is reached; both clients are made when they are first needed."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", protected_namespaces=())
 
     address: str = Field(default_factory=lambda: os.environ.get("HEADGATE_ADDRESS", ""))
     """By default the environment's HEADGATE_ADDRESS, else localhost:50051."""

@@ -116,10 +116,10 @@ class CallFailed(HeadgateError):
         self.message = message
         self.request_id = request_id
         self.retry_after = retry_after
-        self.violations = tuple(violations)
-        self.limits = tuple(limits)
+        self.violations: tuple[Violation, ...] = tuple(violations)
+        self.limits: tuple[Limit, ...] = tuple(limits)
         self.resource = resource
-        self.details = dict(details or {})
+        self.details: dict[str, str] = dict(details or {})
         self.partial = partial
 
     @property
@@ -386,7 +386,7 @@ class TooManyRounds(HeadgateError):
 
     def __init__(self, message: str, messages: Sequence[pb.Message]) -> None:
         super().__init__(message)
-        self.messages = tuple(messages)
+        self.messages: tuple[pb.Message, ...] = tuple(messages)
 
 
 class Status(Protocol):
@@ -406,9 +406,10 @@ def failure(error: RpcError, request_id: str = "", partial: Answer | None = None
     from google.rpc.status_pb2 import Status as RpcStatus
 
     status = cast(Status, error)
-    packed = dict(status.trailing_metadata() or ()).get(DETAILS, b"")
+    trailer = status.trailing_metadata() or ()
+    packed = next((value for name, value in trailer if name == DETAILS and isinstance(value, bytes)), b"")
     try:
-        facts = _Facts.read(RpcStatus.FromString(packed if isinstance(packed, bytes) else b"").details)
+        facts = _Facts.read(RpcStatus.FromString(packed).details)
     except DecodeError:
         facts = _Facts()
     known = _BY_REASON.get(facts.reason) or _by_code(status.code(), answered=bool(facts.reason))

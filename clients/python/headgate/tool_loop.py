@@ -49,10 +49,10 @@ class ToolLoop:
     """
 
     def __init__(self, request: pb.GenerateRequest, tools: Sequence[Tool], max_rounds: int = MAX_ROUNDS) -> None:
-        self.request = pb.GenerateRequest()
+        self.request: pb.GenerateRequest = pb.GenerateRequest()
         self.request.CopyFrom(request)
         self.calls: list[pb.ToolCall] = []
-        self.done = False
+        self.done: bool = False
         self._tools = {tool.name: tool for tool in tools}
         self._answers: list[Answer] = []
         self._max_rounds = max_rounds

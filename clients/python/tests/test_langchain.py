@@ -6,6 +6,8 @@ import base64
 import json
 import re
 from collections.abc import Iterator
+from functools import reduce
+from operator import add
 from typing import Any
 
 import pytest
@@ -163,10 +165,7 @@ def test_what_langchain_has_no_word_for_goes_back_byte_for_byte(server: Scripted
     )
     model = ChatHeadgate(model="thinking")
     if streamed:
-        chunks = list(model.stream("Hi"))
-        answer = chunks[0]
-        for chunk in chunks[1:]:
-            answer += chunk
+        answer: AIMessage = reduce(add, model.stream("Hi"))
         assert isinstance(answer, AIMessageChunk)
     else:
         answer = model.invoke("Hi")
@@ -264,4 +263,4 @@ def test_content_without_a_place_is_refused() -> None:
 
 def test_a_key_does_not_print() -> None:
     """Nor do other secrets of the connection."""
-    assert "hg_1" not in repr(ChatHeadgate(model="fast", api_key="hg_1", connection={"token": "hg_1"}))  # type: ignore[arg-type]
+    assert "hg_1" not in repr(ChatHeadgate(model="fast", api_key="hg_1", connection={"token": "hg_1"}))

@@ -7,8 +7,8 @@ agent = model.bind_tools([weather])
 
 try:
     import langchain_core  # noqa: F401
-except ImportError as error:
-    raise ImportError("headgate.langchain needs the extra headgate[langchain]") from error
+except ImportError as _missing:
+    raise ImportError("headgate.langchain needs the extra headgate[langchain]") from _missing
 
 from headgate.langchain.chat_model import ChatHeadgate
 from headgate.langchain.embeddings import HeadgateEmbeddings

@@ -95,7 +95,8 @@ class ChatHeadgate(Connected, BaseChatModel):
         is_model = isinstance(schema, type) and is_basemodel_subclass(schema)
         parser: Any = PydanticOutputParser(pydantic_object=schema) if is_model else JsonOutputParser()
         if not include_raw:
-            return model | parser
+            answers: Runnable[LanguageModelInput, dict[str, Any] | BaseModel] = model | parser
+            return answers
         parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
         failed = RunnablePassthrough.assign(parsed=lambda _: None)
         return RunnableMap(raw=model) | parsed.with_fallbacks([failed], exception_key="parsing_error")
@@ -167,7 +168,7 @@ class ChatHeadgate(Connected, BaseChatModel):
 
 def _result(answer: Answer) -> ChatResult:
     """One generation for each candidate; usage is that of the whole answer and stands at the first."""
-    generations = []
+    generations: list[ChatGeneration] = []
     for candidate in answer.proto.candidates:
         message = to_langchain(candidate, answer.proto if not generations else None)
         generations.append(ChatGeneration(message=message, generation_info=dict(message.response_metadata)))

@@ -6,8 +6,8 @@ Settings.embed_model = HeadgateEmbedding(model="minilm")
 
 try:
     import llama_index.core  # noqa: F401
-except ImportError as error:
-    raise ImportError("headgate.llamaindex needs the extra headgate[llamaindex]") from error
+except ImportError as _missing:
+    raise ImportError("headgate.llamaindex needs the extra headgate[llamaindex]") from _missing
 
 from headgate.llamaindex.embedding import HeadgateEmbedding
 from headgate.llamaindex.llm import HeadgateLLM

@@ -69,7 +69,7 @@ class ScriptedServer(pb.InferenceServiceServicer):
         self._server = grpc.server(ThreadPoolExecutor(MAX_CALLS), options=OPTIONS)
         pb.add_InferenceServiceServicer_to_server(self, self._server)
         self._server.add_generic_rpc_handlers((_health_checks(),))
-        self.address = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
+        self.address: str = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
         for model, replies in (script or {}).items():
             self._replies[model] = replies if callable(replies) else list(replies)
         self._server.start()
@@ -155,7 +155,7 @@ class ScriptedServer(pb.InferenceServiceServicer):
         with self._lock:
             replies = self._replies.get(request.model) or self._replies.get(ANY_MODEL)
             if isinstance(replies, list):
-                reply = replies.pop(0) if len(replies) > 1 else replies[0]
+                reply: Reply | None = replies.pop(0) if len(replies) > 1 else replies[0]
             else:
                 reply = replies(request) if replies else None
         if reply is None:
