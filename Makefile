@@ -57,6 +57,10 @@ check-go: tools
 	cd clients/go && go vet ./...
 	cd clients/go && $(CURDIR)/.tools/staticcheck ./...
 
+.PHONY: dist
+dist: venv node ## Build all that a release publishes into dist/, byte for byte the same each time
+	@$(BIN)/python -m release.dist
+
 .PHONY: format
 format: venv ## Format the code and mend what the linter can
 	@$(BIN)/ruff check --fix-only --quiet

@@ -75,7 +75,8 @@ async def run_typescript(tasks: Snippets, connect: str, directory: Path, env: Ma
     npm, node = program("npm", "npm"), program("node", "nodejs")
     if not (TYPESCRIPT / "node_modules" / ".ready").exists():
         pytest.skip("the TypeScript client's packages are missing: run `make node`")
-    await _output(npm, "run", "--silent", "build", cwd=TYPESCRIPT, env={})
+    if _is_stale(TYPESCRIPT / "dist" / "index.js", TYPESCRIPT / "src"):
+        await _output(npm, "run", "--silent", "build", cwd=TYPESCRIPT, env={})
     parts = [connect, *[f'console.log("\\n== {title}");\n{{\n{code}}}\n' for title, code in tasks.items()]]
     body = "".join(parts)
     imports = dict.fromkeys(merged_imports(TYPESCRIPT_IMPORT.findall(body)))
@@ -86,7 +87,7 @@ async def run_typescript(tasks: Snippets, connect: str, directory: Path, env: Ma
     (inside / "main.ts").write_text("\n".join(imports) + "\n" + TYPESCRIPT_IMPORT.sub("", body), "utf-8")
     (inside / "tsconfig.json").write_text(
         '{"extends": "../../tsconfig.json", "files": ["main.ts"], "include": [],'
-        ' "compilerOptions": {"rootDir": ".", "outDir": ".", "incremental": false, "declaration": false}}'
+        ' "compilerOptions": {"rootDir": ".", "outDir": ".", "declaration": false}}'
     )
     await _output(str(TYPESCRIPT / "node_modules" / ".bin" / "tsc"), "-p", str(inside), cwd=inside, env={})
     try:
@@ -122,6 +123,10 @@ async def run_go(tasks: Snippets, connect: str, directory: Path, env: Mapping[st
     (directory / "go.mod").write_text(f"{module}\nrequire headgate.dev/go v0.0.0\nreplace headgate.dev/go => {GO}\n")
     shutil.copy(GO / "go.sum", directory)
     return await _output(go, "run", "-mod=mod", ".", cwd=directory, env=env)
+
+
+def _is_stale(built: Path, sources: Path) -> bool:
+    return not built.exists() or any(path.stat().st_mtime > built.stat().st_mtime for path in sources.rglob("*.ts"))
 
 
 async def _output(*command: str, cwd: Path, env: Mapping[str, str]) -> str:

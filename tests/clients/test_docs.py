@@ -1,4 +1,4 @@
-"""docs/clients.md: each snippet runs, in its language, against a real Headgate with its mock and llama.cpp behind it."""
+"""docs/clients.md: each snippet runs, in its language, against a real Headgate with mock and llama.cpp behind it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tests.clients.programs import by_task, files_of, run_go, run_python, run_ty
 from tests.headgate_process import running
 from tests.tools import REAL_SERVER, ROOT, inference_server
 
+pytestmark = pytest.mark.xdist_group("typescript")  # one at a time builds the TypeScript client
 DOCUMENT = ROOT / "docs" / "clients.md"
 LANGUAGES = ("python", "typescript", "go")
 CONNECT = "Connect"

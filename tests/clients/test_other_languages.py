@@ -13,6 +13,7 @@ from tests.headgate_process import running
 from tests.identity.callers import MOCK, PEPPER, static_key
 from tests.tools import program, run
 
+pytestmark = pytest.mark.xdist_group("typescript")  # one at a time builds the TypeScript client
 ENVIRONMENT = {"HEADGATE_PYTHON": sys.executable, "HEADGATE_ADDRESS": "", "HEADGATE_API_KEY": ""}
 
 

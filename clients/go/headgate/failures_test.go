@@ -207,13 +207,13 @@ func TestCallsTakeTurnsOverAddressesAndGoOnWhenAServerDies(t *testing.T) {
 	}
 	defer other.stop()
 	both := connect(t, server.address+","+other.address)
-	before := server.count()
 	for range 20 {
-		if _, err := both.Generate(t.Context(), headgate.Ask("hello", "Hi")); err != nil {
+		if _, err := both.Generate(named(t, "turns"), headgate.Ask("hello", "Hi")); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if here, there := server.count()-before, other.count(); here < 5 || there < 5 {
+	here, there := len(server.all(t, "turns")), len(other.all(t, "turns"))
+	if here < 5 || there < 5 || here+there != 20 {
 		t.Errorf("%d calls here, %d there", here, there)
 	}
 	hanging := connect(t, other.address).Stream(t.Context(), headgate.Ask("hanging", "Hi"))
@@ -226,9 +226,12 @@ func TestCallsTakeTurnsOverAddressesAndGoOnWhenAServerDies(t *testing.T) {
 		t.Errorf("failed as %v", broken)
 	}
 	for range 20 {
-		if _, err := both.Stream(t.Context(), headgate.Ask("hello", "Hi")).Final(); err != nil {
+		if _, err := both.Stream(named(t, "alone"), headgate.Ask("hello", "Hi")).Final(); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if calls := server.all(t, "alone"); len(calls) != 20 {
+		t.Errorf("%d calls", len(calls))
 	}
 }
 

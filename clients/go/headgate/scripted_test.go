@@ -107,10 +107,15 @@ func (s *scripted) stop() {
 	_ = s.process.Wait()
 }
 
-func (s *scripted) count() int {
-	s.lock.Lock()
-	defer s.lock.Unlock()
-	return len(s.calls)
+// all returns every call that bears this request id and has been answered by now.
+func (s *scripted) all(t *testing.T, requestID string) []seenCall {
+	t.Helper()
+	mark := fmt.Sprint("mark ", time.Now().UnixNano())
+	if _, err := connect(t, s.address).Health(named(t, mark)); err != nil {
+		t.Fatal(err)
+	}
+	s.seen(t, mark, 1) // the server tells of calls in their order
+	return s.seen(t, requestID, 0)
 }
 
 // seen returns the calls that bear this request id, once so many have come and ended.

@@ -52,6 +52,14 @@ export class Scripted {
     throw new Error(`${count} ended calls of ${requestId} have not come: ${JSON.stringify(this.calls.slice(-3))}`);
   }
 
+  /** Every call that bears this request id and has been answered by now. */
+  async all(requestId: string): Promise<SeenCall[]> {
+    const mark = `mark ${this.calls.length}`;
+    await new Client(this.address).health({ requestId: mark }); // the server tells of calls in their order
+    await this.seen(mark);
+    return this.calls.filter((call) => call.metadata["x-request-id"] === requestId);
+  }
+
   async stop(): Promise<void> {
     if (this.#process.exitCode !== null || this.#process.signalCode) return;
     this.#process.kill("SIGKILL");
