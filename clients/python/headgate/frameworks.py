@@ -11,10 +11,9 @@ from typing import Any, ClassVar
 
 from headgate import AsyncClient, Client, v1 as pb
 from headgate.content import decoded_base64
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 KEPT = "headgate_message"
-
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 
 def _key() -> SecretStr | None:
