@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from headgate import AsyncClient, Client, StreamInterrupted, v1 as pb
 from headgate.errors import CallCancelled, DeadlineExceeded
+from headgate.fold import fold
 from headgate.testing import UNKNOWN_EVENT, Reply, ScriptedServer, events_of
 
 from tests.clients.both import connected, ended
@@ -225,7 +226,7 @@ async def _arrival(server: ScriptedServer, calls: int) -> None:
 
 
 def test_a_client_made_before_the_loop_serves_several(server: ScriptedServer) -> None:
-    """AsyncClient may be global: each event loop gets a connection."""
+    """AsyncClient may be global: each event loop has a connection of its own, also at the same time."""
     server.script("fast", Reply(text="a"))
     client = AsyncClient(server.address)
 
@@ -235,5 +236,12 @@ def test_a_client_made_before_the_loop_serves_several(server: ScriptedServer) ->
         return answer.text
 
     for _ in range(2):
-        with asyncio.Runner() as runner:
-            assert runner.run(once()) == "a"
+        assert asyncio.run(once()) == "a"
+
+    async def both() -> tuple[str, str]:
+        events = aiter(client.stream("fast", "Hi"))
+        await anext(events)
+        other = await asyncio.to_thread(asyncio.run, once())
+        return fold([event async for event in events]).candidates[0].message.parts[0].text, other
+
+    assert asyncio.run(both()) == ("a", "a")

@@ -99,14 +99,12 @@ class Connection:
             interceptors=options.get("interceptors", ()),
         )
 
-    def call(self, options: Mapping[str, Any], token: str = "") -> Call:
+    def call(self, options: Mapping[str, Any]) -> Call:
         """How a call with these options is sent; ValueError for metadata that is no text for a header."""
         request_id = options.get("request_id") or os.urandom(16).hex()
         metadata = (*self.metadata, ("x-request-id", request_id))
         if more := options.get("metadata"):
             metadata += headers(more)
-        if token:
-            metadata += (("authorization", f"Bearer {token}"),)
         timeout = options.get("timeout")
         return Call(self.timeout if timeout is None else timeout, metadata, request_id)
 
@@ -118,6 +116,10 @@ class Call:
     timeout: float
     metadata: Metadata
     request_id: str
+
+    def bearing(self, token: str) -> Metadata:
+        """The metadata with this token, asked for just before the call is made."""
+        return (*self.metadata, ("authorization", f"Bearer {token}"))
 
 
 def service_config() -> str:
