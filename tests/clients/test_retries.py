@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from headgate import service_config
-from headgate.errors import CallFailed, GatewayDraining, ProviderError, RateLimited, StreamInterrupted, Unavailable
+from headgate.errors import CallFailed, GatewayDraining, ProviderError, RateLimited, ServerUnreachable, Unavailable
 from headgate.testing import Reply, ScriptedServer
 
 from tests.clients.both import connected
@@ -36,17 +36,18 @@ async def test_nothing_is_tried_again_after_content(client: Any, server: Scripte
     assert len(server.calls) == 1
 
 
-async def test_a_connection_that_breaks_after_content_is_an_interruption(client: Any, server: ScriptedServer) -> None:
-    """A server that dies in the middle of an answer is not one that could not be reached."""
+async def test_a_connection_that_breaks_after_content_is_not_retryable(client: Any, server: ScriptedServer) -> None:
+    """A server that dies in the middle of an answer leaves what came, and nobody is told to send the call again."""
     server.script("slow", Reply(text=["a"], hang=True))
     stream = client.stream("slow", "Hi")
     texts = stream.text
     assert await anext(texts) == "a"
     await asyncio.to_thread(server.stop)
-    with pytest.raises(StreamInterrupted) as caught:
+    with pytest.raises(ServerUnreachable) as caught:
         await anext(texts)
     assert caught.value.partial is not None
     assert caught.value.partial.text == "a"
+    assert not caught.value.retryable
 
 
 async def test_large_requests_are_tried_again_too(client: Any, server: ScriptedServer) -> None:

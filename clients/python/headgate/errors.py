@@ -288,14 +288,14 @@ class ProviderQuotaExhausted(ResourceExhausted):
 
 
 class Unavailable(CallFailed):
-    """Nobody could answer just now; nothing was delivered."""
+    """Nobody could answer just now; unless there is a `partial`, nothing was delivered."""
 
     code = StatusCode.UNAVAILABLE
     again = True
 
 
 class ServerUnreachable(Unavailable):
-    """No Headgate answered at the address, or the connection broke."""
+    """No Headgate answered at the address, or the connection broke; `partial` is what had come by then."""
 
 
 class GatewayOverloaded(Unavailable):
@@ -346,10 +346,7 @@ class ProviderProtocolError(ProviderError):
 
 
 class StreamInterrupted(CallFailed):
-    """The answer broke off after content was delivered; `partial` is what came. Starting again is up to you.
-
-    It may be the vendor who broke off (`code` ABORTED), or the connection to Headgate (UNAVAILABLE).
-    """
+    """The vendor broke off after content was delivered; `partial` is what came. Starting again is up to you."""
 
     code = StatusCode.ABORTED
     reason = "STREAM_INTERRUPTED"
@@ -416,8 +413,6 @@ def failure(error: RpcError, request_id: str = "", partial: Answer | None = None
     except DecodeError:
         facts = _Facts()
     known = _BY_REASON.get(facts.reason) or _by_code(status.code(), answered=bool(facts.reason))
-    if known is ServerUnreachable and partial is not None:
-        known = StreamInterrupted
     failed = known(
         status.details() or "",
         request_id=facts.request_id or request_id,
