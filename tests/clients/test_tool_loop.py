@@ -6,10 +6,12 @@ import asyncio
 import json
 import threading
 from dataclasses import dataclass
+from datetime import date
+from enum import Enum
 from typing import Annotated, Any, Literal
 
 import pytest
-from headgate import Tool, TooManyRounds, tool, v1 as pb
+from headgate import Tool, TooManyRounds, result_of, tool, v1 as pb
 from headgate.testing import Reply, ScriptedServer
 from headgate.tool_loop import ToolLoop
 
@@ -108,6 +110,44 @@ async def test_failures_are_told_to_the_model(client: Any, server: ScriptedServe
     assert "code" in told["2"].parts[0].text
     assert "JSON" in told["3"].parts[0].text
     assert "nothing" in told["4"].parts[0].text
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("plain", "plain"),
+        (None, "null"),
+        (
+            {"when": date(2026, 1, 2), "colour": Colour.RED, "who": {"ü"}},
+            '{"when": "2026-01-02", "colour": "red", "who": ["ü"]}',
+        ),
+        (Place("Oslo"), '{"city": "Oslo", "country": "NO"}'),
+        (pb.Usage(input_tokens=1), '{"inputTokens": 1}'),
+    ],
+)
+def test_results_are_text_or_json(value: object, text: str) -> None:
+    """What Python has and JSON has not is said in JSON's words."""
+    assert result_of(call("1", "f"), value).tool_result.parts[0].text == text
+
+
+@pytest.mark.parametrize("value", [float("nan"), object()])
+def test_results_that_json_cannot_say_are_refused(value: object) -> None:
+    """In the loop the model is told so."""
+    with pytest.raises((TypeError, ValueError)):
+        result_of(call("1", "f"), value)
+
+
+async def test_free_text_goes_to_the_function_as_it_is(client: Any, server: ScriptedServer) -> None:
+    """A tool whose argument is no JSON has a function of one parameter."""
+    shell = Tool(pb.Tool(free_text=pb.FreeTextTool(name="shell")), lambda text: f"ran {text}")
+    typed = pb.ToolCall(id="1", name="shell", arguments="ls -l", kind=pb.TOOL_CALL_KIND_FREE_TEXT)
+    server.script("tools", Reply(tool_calls=[typed]), Reply(text="Done."))
+    await client.run_tools("tools", "Hi", [shell])
+    assert results(server)["1"].parts[0].text == "ran ls -l"
 
 
 async def test_calls_of_a_round_run_at_the_same_time(client: Any, server: ScriptedServer) -> None:
