@@ -13,7 +13,7 @@ import pytest
 from headgate import InvalidOutput, v1 as pb
 from headgate.schemas import schema_of, strict, value_of
 from headgate.testing import Reply, ScriptedServer
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, create_model
 
 
 class Colour(Enum):
@@ -28,6 +28,10 @@ class Options(TypedDict):
 
 class Inner(BaseModel):
     name: str = Field(description="What it is called.")
+
+
+class Node(BaseModel):
+    children: list[Node]
 
 
 class Model(BaseModel):
@@ -146,6 +150,8 @@ def test_strict_schemas_are_closed_and_whole() -> None:
     assert closed["$defs"]["Inner"]["additionalProperties"] is False
     assert "default" not in closed["properties"]["score"]
     assert strict(schema_of(Everything)) is None
+    assert strict(schema_of(list[str])) is None
+    assert strict(schema_of(Node)) is not None
     assert strict(schema_of(Listed)) == {
         "type": "object",
         "properties": {
@@ -155,6 +161,24 @@ def test_strict_schemas_are_closed_and_whole() -> None:
         "required": ["colours", "level"],
         "additionalProperties": False,
     }
+
+
+def test_a_whole_number_is_an_integer_however_it_is_written() -> None:
+    """As JSON Schema has it."""
+    assert value_of(int, 3.0) == 3
+    with pytest.raises(ValueError, match="3.5"):
+        value_of(int, 3.5)
+
+
+def test_two_models_of_one_name_are_refused() -> None:
+    """One of them would be described as the other."""
+
+    def nested(kind: Any) -> Any:
+        inner = create_model("Same", value=(kind, ...))
+        return create_model("Outer", inner=(inner, ...))
+
+    with pytest.raises(TypeError, match="Same"):
+        schema_of(tuple[nested(int), nested(str)])
 
 
 @dataclass

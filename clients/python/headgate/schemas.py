@@ -89,6 +89,8 @@ def value_of(kind: Any, data: Any, place: str = "$") -> Any:
         return _expect(data is None, kind, data, place)
     if kind is float:
         return float(_expect(isinstance(data, int | float) and not isinstance(data, bool), kind, data, place))
+    if kind is int and isinstance(data, float) and data.is_integer():
+        return int(data)
     if kind in (str, int, bool):
         return _expect(type(data) is kind, kind, data, place)
     if isinstance(kind, type) and issubclass(kind, enum.Enum | date):
@@ -102,9 +104,13 @@ def value_of(kind: Any, data: Any, place: str = "$") -> Any:
 
 
 def strict(schema: Schema) -> Schema | None:
-    """The schema with closed objects that require all of their fields, which vendors can enforce; None if it has any
-    objects that stay open.
+    """The schema as vendors enforce it, with closed objects that require all of their fields; None if it cannot be so.
+
+    Source: https://platform.openai.com/docs/guides/structured-outputs, whose rules are the tightest: the root is an
+    object, there are no objects of any keys and no tuples.
     """
+    if schema.get("type") != "object" and "$ref" not in schema:
+        return None
     closed = _strict(json.loads(json.dumps(schema)))
     return closed if isinstance(closed, dict) else None
 
@@ -112,7 +118,9 @@ def strict(schema: Schema) -> Schema | None:
 def _schema(kind: Any, definitions: Schema, outer: tuple[Any, ...]) -> Schema:
     if _is_pydantic(kind):
         schema: Schema = kind.model_json_schema()
-        definitions.update(schema.pop("$defs", {}))
+        for name, definition in schema.pop("$defs", {}).items():
+            if definitions.setdefault(name, definition) != definition:
+                raise TypeError(f"there are two different models of the name {name}")
         return schema
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
