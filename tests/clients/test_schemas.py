@@ -166,7 +166,7 @@ def test_strict_schemas_are_closed_and_whole() -> None:
 def test_a_whole_number_is_an_integer_however_it_is_written() -> None:
     """As JSON Schema has it."""
     assert value_of(int, 3.0) == 3
-    with pytest.raises(ValueError, match="3.5"):
+    with pytest.raises(ValueError, match=r"3\.5"):
         value_of(int, 3.5)
 
 
@@ -177,8 +177,9 @@ def test_two_models_of_one_name_are_refused() -> None:
         inner = create_model("Same", value=(kind, ...))
         return create_model("Outer", inner=(inner, ...))
 
+    first, second = nested(int), nested(str)
     with pytest.raises(TypeError, match="Same"):
-        schema_of(tuple[nested(int), nested(str)])
+        schema_of(first | second)
 
 
 @dataclass
