@@ -6,8 +6,6 @@ import gc
 import json
 import re
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,13 +14,13 @@ import pytest
 from headgate import v1 as pb
 from hypothesis import given, strategies as st
 
+from headgate_server import logs
 from headgate_server.app import SERVICE
 from headgate_server.call import Call, CallRegistry
 from headgate_server.config import ConfigError, load
 from headgate_server.config.values import Component
-from headgate_server.interceptors.access_log import access_log
+from headgate_server.interceptors.access_log import log_call
 from headgate_server.interceptors.chain import Chain
-from headgate_server.interceptors.status import status
 from headgate_server.principal import Principal
 from headgate_server.redaction import MASK
 from headgate_server.runtime import Runtime
@@ -54,10 +52,8 @@ async def logged_by(body: str, settings: str = "") -> list[dict[str, Any]]:
 async def test_every_line_of_a_call_tells_request_and_tenant(logged: LogLines) -> None:
     """Also a line that somebody outside of the access log writes, once it is known who calls."""
 
-    @asynccontextmanager
-    async def identified(call: Call) -> AsyncIterator[None]:
+    def identify(call: Call) -> None:
         call.principal = Principal(tenant="acme")
-        yield
 
     class Crashing:
         async def Generate(self, request: pb.GenerateRequest, call: Call) -> pb.GenerateResponse:
@@ -66,8 +62,8 @@ async def test_every_line_of_a_call_tells_request_and_tenant(logged: LogLines) -
         StreamGenerate = Embed = ListModels = Health = Generate
 
     runtime = Runtime(configured(providers={"demo": {"adapter": "mock"}}))
-    before_parse = [status, access_log, identified]
-    server = grpc.aio.server(interceptors=[Chain(SERVICE, CallRegistry(), lambda: runtime, before_parse=before_parse)])
+    chain = Chain(SERVICE, CallRegistry(), lambda: runtime, begin=[logs.bind], before_parse=[identify], end=[log_call])
+    server = grpc.aio.server(interceptors=[chain])
     servicer: Any = Crashing()
     pb.add_InferenceServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")

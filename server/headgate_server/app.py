@@ -28,18 +28,18 @@ from headgate_server.admin.status import configuration, pools, status as status_
 from headgate_server.call import CallRegistry
 from headgate_server.config import Config
 from headgate_server.config.tree import Server as ServerConfig
-from headgate_server.interceptors.access_log import access_log
+from headgate_server.interceptors.access_log import log_call
 from headgate_server.interceptors.admission import admission
-from headgate_server.interceptors.auth import auth, permission
+from headgate_server.interceptors.auth import authenticate, permit
 from headgate_server.interceptors.chain import Chain
-from headgate_server.interceptors.limits import limits
+from headgate_server.interceptors.limits import reserve, settle
 from headgate_server.interceptors.metrics import metrics
-from headgate_server.interceptors.status import status
-from headgate_server.interceptors.tracing import tracing
-from headgate_server.interceptors.validation import validated
+from headgate_server.interceptors.tracing import begin_trace, end_trace
+from headgate_server.interceptors.validation import validate
 from headgate_server.reload import Reloader
 from headgate_server.runtime import Runtime
 from headgate_server.servicers.inference import InferenceServicer
+from headgate_server.telemetry.ended_calls import EndedCalls
 from headgate_server.telemetry.event_loop import watch_lag
 from headgate_server.telemetry.gauges import RunningServer
 from headgate_server.telemetry.metrics import Metrics
@@ -78,6 +78,8 @@ class Application:
             RunningServer(self._calls, lambda: self._runtime, self._certificates, time.monotonic)
         )
         self._recent = Recent()
+        counting = [metrics(self._metrics, self._recent)] if config.admin.enabled else []
+        self._ended = EndedCalls([log_call, *counting])
         self._admin = self._admin_listener(config) if config.admin.enabled else None
         self._watching_lag: asyncio.Task[None] | None = None
         self._health = grpc_health.HealthServicer()
@@ -87,15 +89,10 @@ class Application:
                     SERVICE,
                     self._calls,
                     lambda: self._runtime,
-                    before_parse=[
-                        status,
-                        tracing(self._tracer),
-                        *([metrics(self._metrics, self._recent)] if self._admin else []),
-                        access_log,
-                        admission(self._calls),
-                        auth,
-                    ],
-                    after_parse=[validated, permission, limits],
+                    begin=[logs.bind, begin_trace(self._tracer)],
+                    before_parse=[admission(self._calls), authenticate],
+                    after_parse=[validate, permit, reserve],
+                    end=[settle, end_trace, self._ended.add],
                 )
             ],
             options=_channel_options(config.server),
@@ -119,6 +116,11 @@ class Application:
         return self._calls
 
     @property
+    def ended(self) -> EndedCalls:
+        """The calls that are over and not told of yet."""
+        return self._ended
+
+    @property
     def runtime(self) -> Runtime:
         """What new calls begin with."""
         return self._runtime
@@ -136,6 +138,7 @@ class Application:
             lambda: self._servicer.state == pb.SERVING_STATE_SERVING,
             lambda: status_page(self._runtime, self._calls, self._recent, self._servicer.state, started),
             debug if config.admin.debug else {},
+            self._ended.tell,
         )
 
     async def start(self) -> int:
@@ -229,6 +232,7 @@ class Application:
             log.error("calls_left_at_stop", calls=len(self._calls))
         hurrying.cancel()
         await self._server.stop(0)
+        self._ended.tell()
         await stopping
         await drained
         if self._retiring:

@@ -128,25 +128,28 @@ def _messages(request: pb.GenerateRequest, found: Found) -> None:
     complete = not request.provider_options
     for index, message in enumerate(request.messages):
         path = f"messages[{index}]"
-        if message.role == pb.ROLE_UNSPECIFIED:
+        if not message.role:
             found.append(Violation(f"{path}.role", "is required"))
-        else:
+        elif message.role not in ROLES:
             _known(ROLES, message.role, f"{path}.role", found)
-        if not message.parts and not message.provider_metadata:
+        parts, extras = message.parts, message.provider_metadata
+        if extras:
+            _json_objects(extras, f"{path}.provider_metadata", found)
+        elif not parts:
             found.append(Violation(f"{path}.parts", "at least one part is required"))
-        if message.provider_metadata:
-            _json_objects(message.provider_metadata, f"{path}.provider_metadata", found)
-        for number, part in enumerate(message.parts):
+        for number, part in enumerate(parts):
             part_path = f"{path}.parts[{number}]"
-            _part(part, part_path, found)
-            if part.HasField("tool_call"):
+            content = _part(part, part_path, found)
+            if content == "tool_call":
                 call_ids.add(part.tool_call.id)
-            elif complete and part.HasField("tool_result") and part.tool_result.call_id not in call_ids:
+            elif content == "tool_result" and complete and part.tool_result.call_id not in call_ids:
                 found.append(Violation(f"{part_path}.tool_result.call_id", "no earlier tool call has this id"))
 
 
-def _part(part: pb.Part, path: str, found: Found) -> None:
-    match part.WhichOneof("content"):
+def _part(part: pb.Part, path: str, found: Found) -> str | None:
+    """Which content the part has."""
+    content = part.WhichOneof("content")
+    match content:
         case "text" | "refusal":
             pass
         case None:
@@ -162,11 +165,12 @@ def _part(part: pb.Part, path: str, found: Found) -> None:
         case "provider_item":
             if not _is_object(part.provider_item.json):
                 found.append(Violation(f"{path}.provider_item.json", "is not a JSON object"))
-    opaque = part.signature or part.item_id or part.HasField("provider_item")
+    opaque = part.signature or part.item_id or content == "provider_item"
     if opaque and not part.issuer:
         found.append(Violation(f"{path}.issuer", "is required beside signature, item_id or provider_item"))
     if part.provider_metadata:
         _json_objects(part.provider_metadata, f"{path}.provider_metadata", found)
+    return content
 
 
 def _tool_call(part: pb.Part, path: str, found: Found) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
@@ -26,30 +24,26 @@ TOKENS = {name: f"{name}_tokens" for name in ("input", "output", "cache_read", "
 log = structlog.get_logger(component="access")
 
 
-@asynccontextmanager
-async def access_log(call: Call) -> AsyncIterator[None]:
-    """Lets every line of this call tell its ids, and writes the last."""
-    logs.bind(call)
-    try:
-        yield
-    finally:
-        error = call.conclude(sys.exception())
-        if log.is_enabled_for(logging.INFO):
-            log.info("call", **_line(call, error))
-        if error and error.vendor_detail:
-            # A vendor's words may repeat the prompt: they are for those who ask for them.
-            log.debug("vendor_detail", detail=redacted(error.vendor_detail))
+def log_call(call: Call, error: GatewayError | None) -> None:
+    """Writes the last line of the call."""
+    if log.is_enabled_for(logging.INFO):
+        log.info("call", **_line(call, error))
+    if error and error.vendor_detail:
+        # A vendor's words may repeat the prompt: they are for those who ask for them.
+        log.debug("vendor_detail", **logs.of_call(call), detail=redacted(error.vendor_detail))
 
 
 def _line(call: Call, error: GatewayError | None) -> dict[str, Any]:
     line: dict[str, Any] = {
+        **logs.of_call(call),
+        "timestamp": logs.timestamp(call.ended_at),
         "method": call.method,
         "peer": call.peer,
         "code": error.code.name if error else "OK",
-        "duration_ms": round(call.elapsed() * 1000, 3),
+        "duration_ms": round(call.duration * 1000, 3),
     }
     if call.principal is not ANONYMOUS:
-        line |= {"tenant": call.principal.tenant, "key_id": call.principal.key_id}
+        line["key_id"] = call.principal.key_id
     if error:
         line["reason"] = error.reason
         line["error"] = error.message[:MAX_TEXT]

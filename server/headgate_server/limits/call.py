@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from headgate import v1 as pb
@@ -39,11 +38,11 @@ class Share(NamedTuple):
 WHOLE = Share()
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """One reservation of the call, for this share of it."""
+class Held(NamedTuple):
+    """One reservation of the call, for this share of it, take by take of these limits."""
 
     share: Share
+    scoped: Sequence[Scoped]
     reservation: Reservation
     standings: Sequence[Standing]
 
@@ -80,8 +79,7 @@ class CallLimits:
         self._names: dict[tuple[str, str], str] = {}
         """By which name the call came to a target."""
         self._held: list[Held] = []
-        self._rule_of: dict[str, str] = {}
-        self._standings: dict[str, tuple[Limit, Standing, int]] = {}
+        self._standings: dict[str, tuple[Scoped, Standing, int]] = {}
         """What was said last of each limit, and what was given back to it since."""
 
     async def enter(self) -> None:
@@ -130,10 +128,7 @@ class CallLimits:
             several = [held for held in self._held if held.share == share]
             used = self._used(share)
             for n, held in enumerate(several, 1):
-                part = {
-                    unit: min(amount, held.amount(unit)) if any(later.amount(unit) for later in several[n:]) else amount
-                    for unit, amount in used.items()
-                }
+                part = _part(used, held, several[n:])
                 self._settle(held, part)
                 used = {unit: amount - part[unit] for unit, amount in used.items()}
 
@@ -152,18 +147,20 @@ class CallLimits:
 
     def decisions(self) -> Iterator[tuple[str, bool, float]]:
         """Of each rule that was asked: its name, whether it had room, and the share of it that is left by now."""
-        for key, (limit, standing, back) in self._standings.items():
-            left = (limit.capacity - standing.used + back) / limit.capacity
-            yield self._rule_of[key], not standing.wait, min(max(left, 0.0), 1.0)
+        for scoped, standing, back in self._standings.values():
+            capacity = scoped.limit.capacity
+            left = (capacity - standing.used + back) / capacity
+            yield scoped.rule, not standing.wait, min(max(left, 0.0), 1.0)
 
     def trailer(self) -> list[tuple[str, str]]:
         """How the limits stand that have least room, of requests and of tokens."""
         tightest: dict[str, tuple[int, int, int]] = {}
-        for limit, standing, back in self._standings.values():
-            name = NAMES.get(limit.unit)
-            remaining = min(limit.capacity - standing.used + back, limit.capacity)
+        for scoped, standing, back in self._standings.values():
+            name = NAMES.get(scoped.limit.unit)
+            capacity = scoped.limit.capacity
+            remaining = min(capacity - standing.used + back, capacity)
             if name and (name not in tightest or remaining < tightest[name][0]):
-                tightest[name] = (remaining, limit.capacity, standing.reset)
+                tightest[name] = (remaining, capacity, standing.reset)
         trailer = []
         for name, (remaining, capacity, reset) in tightest.items():
             trailer += [
@@ -176,31 +173,38 @@ class CallLimits:
     async def _reserve(
         self, share: Share, scoped: Sequence[Scoped], amounts: Mapping[str, int], refusal: type[RateLimited]
     ) -> None:
-        takes = [
-            Take(each.key, each.limit, amount) for each in scoped if (amount := amounts.get(each.limit.unit, 0)) > 0
-        ]
-        if not takes:
+        asked = [each for each in scoped if amounts.get(each.limit.unit, 0) > 0]
+        if not asked:
             return
-        self._rule_of.update((each.key, each.rule) for each in scoped)
+        takes = [Take(each.key, each.limit, amounts[each.limit.unit]) for each in asked]
         reservation, verdict = await self._limiter.reserve(takes)
         if not verdict.granted:
-            for take, standing in zip(takes, verdict.standings, strict=True):
-                self._standings[take.key] = (take.limit, standing, 0)
-            subjects = {each.key: each.subject for each in scoped}
-            raise _refused(takes, verdict.standings, subjects, refusal)
-        self._held.append(Held(share, reservation, verdict.standings))
+            for each, standing in zip(asked, verdict.standings, strict=True):
+                self._standings[each.key] = (each, standing, 0)
+            raise _refused(asked, takes, verdict.standings, refusal)
+        self._held.append(Held(share, asked, reservation, verdict.standings))
 
     def _reserved(self, share: Share, unit: str) -> int:
         return sum(held.amount(unit) for held in self._held if held.share == share)
 
     def _settle(self, held: Held, used: Mapping[str, int]) -> None:
         amounts = []
-        for (key, limit, taken), standing in zip(held.reservation.takes, held.standings, strict=True):
-            amount = used.get(limit.unit, 0)
+        for scoped, take, standing in zip(held.scoped, held.reservation.takes, held.standings, strict=True):
+            amount = used.get(scoped.limit.unit, 0)
             amounts.append(amount)
-            given_back = self._standings[key][2] if key in self._standings else 0
-            self._standings[key] = (limit, standing, given_back + taken - amount)
+            given_back = self._standings[scoped.key][2] if scoped.key in self._standings else 0
+            self._standings[scoped.key] = (scoped, standing, given_back + take.amount - amount)
         self._limiter.settle(held.reservation, amounts)
+
+
+def _part(used: Mapping[str, int], held: Held, later: Sequence[Held]) -> Mapping[str, int]:
+    """What of it is counted in this reservation: all, or as much as it holds where a later one holds the unit, too."""
+    if not later:
+        return used
+    return {
+        unit: min(amount, held.amount(unit)) if any(other.amount(unit) for other in later) else amount
+        for unit, amount in used.items()
+    }
 
 
 def _others(scoped: Sequence[Scoped], counted: Sequence[Scoped]) -> Sequence[Scoped]:
@@ -209,12 +213,12 @@ def _others(scoped: Sequence[Scoped], counted: Sequence[Scoped]) -> Sequence[Sco
 
 
 def _refused(
-    takes: Sequence[Take], standings: Sequence[Standing], subjects: Mapping[str, str], refusal: type[RateLimited]
+    asked: Sequence[Scoped], takes: Sequence[Take], standings: Sequence[Standing], refusal: type[RateLimited]
 ) -> RateLimited:
     """The refusal, with every limit that has no room."""
     without_room = [
-        (ReachedLimit(take.limit.unit, subjects[take.key], _in_words(take)), standing.wait)
-        for take, standing in zip(takes, standings, strict=True)
+        (ReachedLimit(take.limit.unit, scoped.subject, _in_words(take)), standing.wait)
+        for scoped, take, standing in zip(asked, takes, standings, strict=True)
         if standing.wait
     ]
     reached = [limit for limit, _ in without_room]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import count
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from headgate_server.limits.memory import MemoryCounters
 from headgate_server.limits.quota import Take, Verdict
@@ -14,8 +13,7 @@ from headgate_server.limits.quota import Take, Verdict
 HERE = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(NamedTuple):
     """What one call holds until it is settled: `shared` says that Redis counts it, `asked` that it may."""
 
     name: str

@@ -53,7 +53,7 @@ class InferenceServicer:
     async def Health(self, request: pb.HealthRequest, call: Call) -> pb.HealthResponse:
         state = self.state
         if trouble := call.runtime.limits.limiter.trouble:
-            call.context.set_trailing_metadata((("x-ratelimit-state", trouble),))
+            call.trailer.append(("x-ratelimit-state", trouble))
             state = pb.SERVING_STATE_DEGRADED if state == pb.SERVING_STATE_SERVING else state
         return pb.HealthResponse(
             state=state,
