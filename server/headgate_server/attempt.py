@@ -102,14 +102,14 @@ class Attempt:
         """Events of one read came. What of them the vendor has not counted is counted for the ledger."""
         if usage_reports != self._usage_reports:
             self._usage_reports, self.uncounted_bytes = usage_reports, 0
-        elif self._call.entry:
+        elif self._call.counts_content:
             self.uncounted_bytes += content_bytes(events)
 
     def counted(self, account: Account) -> None:
         """The vendor's own account of what was used, whatever becomes of the attempt."""
         if account.HasField("usage"):
             self.record.usage.CopyFrom(account.usage)
-        elif self._call.entry and isinstance(account, pb.GenerateResponse):
+        elif self._call.counts_content and isinstance(account, pb.GenerateResponse):
             self.uncounted_bytes = answer_bytes(account)
         if account.HasField("cost"):
             self.cost = account.cost

@@ -115,6 +115,11 @@ class Call:
         answered = (attempt for attempt in reversed(self.attempts) if attempt.outcome == pb.ATTEMPT_OUTCOME_OK)
         return next(answered, self.attempts[-1] if self.attempts else None)
 
+    @property
+    def counts_content(self) -> bool:
+        """Somebody has to know how much came that no vendor counts: the ledger, or a budget."""
+        return self.entry is not None or (self.limits is not None and self.limits.counts_money)
+
     def end(self, exception: BaseException | None) -> GatewayError | None:
         """The call is over; how it ended, as `conclude` says."""
         self.duration = time.monotonic() - self.started

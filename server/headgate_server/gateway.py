@@ -181,7 +181,7 @@ class Gateway:
     ) -> T:
         """The first answer that commits, by the plan; what nobody can answer is raised."""
         if call.limits:
-            answer_from = _limited(call.limits, answer_from)
+            answer_from = _limited(call.limits, request, answer_from)
         plan, hedge_delay = self._plan(request, call, kind)
         refused: T | None = None
         while True:
@@ -311,16 +311,27 @@ def _content_filter_moves_on(request: Request) -> bool:
 
 
 def _limited(
-    limits: CallLimits, answer_from: Callable[[Turn], Coroutine[Any, Any, T]]
+    limits: CallLimits, request: Request, answer_from: Callable[[Turn], Coroutine[Any, Any, T]]
 ) -> Callable[[Turn], Coroutine[Any, Any, T]]:
     """Answers if the limits have room for one more try, for the provider that it goes to and the name it came by."""
 
     async def answer_within_limits(turn: Turn) -> T:
         candidate = turn.option.candidate
-        await limits.attempt(candidate.target, candidate.asked)
-        return await answer_from(turn)
+        requests = _requests(request, candidate.target)
+        limited = await limits.attempt(candidate.target, candidate.asked, requests, turn.attempts)
+        try:
+            return await answer_from(turn)
+        finally:
+            limited.over = True
 
     return answer_within_limits
+
+
+def _requests(request: Request, target: Target) -> int:
+    """In how many requests it goes to the target."""
+    if isinstance(request, pb.EmbedRequest):
+        return len(embeddings.split(request.inputs, target.host.quirks.embed_batch))
+    return 1
 
 
 async def _all_or_nothing(answers: Sequence[Coroutine[None, None, T]]) -> list[T]:

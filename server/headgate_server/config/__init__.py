@@ -5,6 +5,7 @@ numbers; loading.py puts file and environment together and checks what concerns 
 package reads the environment, except OpenTelemetry's SDK, which reads its own variables (telemetry/tracing.py).
 """
 
+from headgate_server.config.budgets import Budget, BudgetRule
 from headgate_server.config.file import ConfigError, Problem
 from headgate_server.config.identity import Auth, Tls
 from headgate_server.config.ledger import Ledger, LedgerContent
@@ -38,6 +39,8 @@ __all__ = [
     "Admin",
     "Alias",
     "Auth",
+    "Budget",
+    "BudgetRule",
     "Clocks",
     "Config",
     "ConfigError",

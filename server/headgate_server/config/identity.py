@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, SecretStr, field_serializer, model_validator
 
+from headgate_server.config.budgets import Budget
 from headgate_server.config.limits import Limit
 from headgate_server.config.section import Section
 from headgate_server.config.values import BaseUrl, CountFromZero, DatabaseUrl, ProxyUrl, Seconds, masked_password
@@ -79,6 +80,8 @@ class Grant(Section):
     """Where its calls may go, likewise; anywhere by default."""
     limits: tuple[Limit, ...] = ()
     """Limits of its own, beside the configured ones."""
+    budgets: tuple[Budget, ...] = ()
+    """Budgets of its own, likewise."""
 
 
 class StaticKey(Grant):

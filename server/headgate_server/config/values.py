@@ -17,6 +17,9 @@ from headgate_server.providers.hosts import Quirks
 KIB = 1024
 MIB = 1024 * KIB
 MASK = "********"
+SCOPES = ("key", "tenant", "model", "provider", "target")
+LABEL = "label:"
+ROLE = "role"
 SQLITE = "sqlite:///"
 DATABASES = {"sqlite": ("sql", "aiosqlite"), "postgresql": ("postgres", "psycopg"), "postgres": ("postgres", "psycopg")}
 
@@ -184,6 +187,17 @@ def _key_prefix(text: str) -> str:
     return text
 
 
+def _scope(text: str) -> str:
+    label = text.removeprefix(LABEL)
+    if text not in SCOPES and (label == text or not label):
+        raise ValueError(f"must be {', '.join(SCOPES)} or {LABEL}NAME")
+    return text
+
+
+def _scope_or_role(text: str) -> str:
+    return text if text == ROLE else _scope(text)
+
+
 def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
@@ -213,11 +227,14 @@ StrategyName = Literal["priority", "weighted", "least-busy", "latency", "cost"]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 HeaderValue = Annotated[str, AfterValidator(_header_value)]
+Scope = Annotated[str, AfterValidator(_scope)]
+ScopeOrRole = Annotated[str, AfterValidator(_scope_or_role)]
 LowerCase = BeforeValidator(_lower)
 ApiKey = Annotated[SecretStr, AfterValidator(_api_key)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], LowerCase]
 Component = Literal[
     "access",
+    "budgets",
     "configuration",
     "credentials",
     "health",

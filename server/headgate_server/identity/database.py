@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from sqlalchemy import Row, String, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from headgate_server.config import Limit
+from headgate_server.config import Budget, Limit
 from headgate_server.identity.events import SecurityEvent
 from headgate_server.identity.key_store import PAGE
 from headgate_server.identity.keys import ApiKey, digest, new_key
@@ -159,8 +159,10 @@ def _record(row: Row[Any]) -> KeyRecord:
     """The key of a row. One that cannot be read, as of a later version, lets nobody in, and holds up no others."""
     ended = REVOKED if row.revoked_at is not None else ""
     limits: tuple[Limit, ...] = ()
+    budgets: tuple[Budget, ...] = ()
     try:
         limits = _limits(json.dumps(row.limits)) if row.limits else ()
+        budgets = _budgets(json.dumps(row.budgets)) if row.budgets else ()
     except ValidationError:
         log.error("key_limits_unreadable", key_id=row.id, tenant=row.tenant)
         ended = "unreadable"
@@ -172,6 +174,7 @@ def _record(row: Row[Any]) -> KeyRecord:
             allowed_models=tuple(row.allowed_models),
             allowed_providers=tuple(row.allowed_providers),
             limits=limits,
+            budgets=budgets,
         ),
         digest=bytes.fromhex(row.digest),
         previous_digest=bytes.fromhex(row.previous_digest),
@@ -185,6 +188,11 @@ def _record(row: Row[Any]) -> KeyRecord:
 def _limits(text: str) -> tuple[Limit, ...]:
     """A key's own limits. Very many keys have the same, and to check them takes longer than all else of a key."""
     return tuple(Limit.model_validate(limit) for limit in json.loads(text))
+
+
+@lru_cache(MAX_LIMITS)
+def _budgets(text: str) -> tuple[Budget, ...]:
+    return tuple(Budget.model_validate(budget) for budget in json.loads(text))
 
 
 def _shown(row: Row[Any]) -> Mapping[str, Any]:

@@ -30,6 +30,7 @@ keys = Table(
     Column("allowed_models", JSON, nullable=False),
     Column("allowed_providers", JSON, nullable=False),
     Column("limits", JSON, nullable=False),
+    Column("budgets", JSON, nullable=False, server_default="[]"),
     Column("created_at", Moment, nullable=False),
     Column("rotated_at", Moment),
     Column("expires_at", Moment),

@@ -14,7 +14,7 @@ from headgate import v1 as pb
 from headgate_server.json_codec import dumps
 from headgate_server.ledger.columns import ATTEMPTS, OPEN, TOKENS
 from headgate_server.ledger.content import Content
-from headgate_server.ledger.estimate import usage_of
+from headgate_server.ledger.estimate import account_of
 from headgate_server.limits.estimate import Request
 from headgate_server.validation import within_bounds
 
@@ -130,10 +130,7 @@ class Entry:
 
     def _attempt(self, attempt: Attempt) -> Row:
         call, record = self._call, attempt.record
-        usage = usage_of(record, attempt.uncounted_bytes, self._request, attempt.share)
-        cost = attempt.cost
-        if attempt.prices and (cost is None or (usage.estimated and cost.source != pb.COST_SOURCE_PROVIDER)):
-            cost = attempt.prices.cost(usage)
+        usage, cost = account_of(attempt, self._request)
         return (
             self.id,
             record.number,

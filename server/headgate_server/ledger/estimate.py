@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from headgate import v1 as pb
 
 from headgate_server.config.limits import LimitEstimate
 from headgate_server.limits.estimate import Request, input_tokens
 from headgate_server.limits.truth import may_have_used
+
+if TYPE_CHECKING:
+    from headgate_server.attempt import Attempt
 
 BYTES_PER_TOKEN = 4
 USUAL = LimitEstimate(
@@ -23,6 +27,15 @@ USUAL = LimitEstimate(
     video_tokens=20_000,
     document_tokens=5_000,
 )
+
+
+def account_of(attempt: Attempt, request: Request) -> tuple[pb.Usage, pb.Cost | None]:
+    """What an attempt has used and cost, by its vendor or else estimated; no cost where no price is known."""
+    usage = usage_of(attempt.record, attempt.uncounted_bytes, request, attempt.share)
+    cost = attempt.cost
+    if attempt.prices and (cost is None or (usage.estimated and cost.source != pb.COST_SOURCE_PROVIDER)):
+        cost = attempt.prices.cost(usage)
+    return usage, cost
 
 
 def usage_of(record: pb.Attempt, uncounted_bytes: int, request: Request, share: float) -> pb.Usage:

@@ -12,12 +12,14 @@ from prometheus_client.registry import Collector
 
 from headgate_server.call import CallRegistry
 from headgate_server.ledger.ledger import Ledger
+from headgate_server.limits.quota import NANOS
 from headgate_server.resilience.breaker import Circuit
 from headgate_server.telemetry import names
 from headgate_server.telemetry.names import Name
 from headgate_server.tls import CertificateFiles
 
 if TYPE_CHECKING:
+    from headgate_server.limits.policy import LimitPolicy
     from headgate_server.runtime import Runtime
 
 Values = dict[tuple[str, ...], float]
@@ -50,6 +52,7 @@ class RunningServer(Collector):
         in_flight = self._calls.by_method()
         yield _family(names.CALLS_IN_FLIGHT, {(method,): in_flight[method] for method in names.METHODS})
         yield _family(names.LIMITER_DEGRADED, {(): 1.0 if runtime.limits.limiter.trouble else 0.0})
+        yield from _budgets(runtime.limits)
         yield from self._targets(runtime)
         yield from _providers(runtime)
         if self._certificates:
@@ -92,6 +95,19 @@ def _providers(runtime: Runtime) -> Iterator[Metric]:
     yield _family(names.SUCCESS_RATE, success)
     yield _family(names.CONNECTIONS, used)
     yield _family(names.CONNECTIONS_LIMIT, limits)
+
+
+def _budgets(limits: LimitPolicy) -> Iterator[Metric]:
+    """Events begin at zero: alerts see no increase in a series that is born with its first."""
+    watch = limits.limiter.watch
+    spent: Values = {(budget.name,): 0.0 for budget in limits.budgets}
+    spent |= {(name,): nanos / NANOS for name, nanos in watch.spent.copy().items()}
+    events: Values = {(budget.name, event): 0.0 for budget in limits.budgets for event in budget.events}
+    events |= {key: float(number) for key, number in watch.events.copy().items()}
+    yield _family(names.BUDGET_AMOUNT, {(budget.name,): budget.amount / NANOS for budget in limits.budgets})
+    yield _counter(names.BUDGET_SPENT, spent)
+    yield _counter(names.BUDGET_EVENTS, events)
+    yield _family(names.BUDGETS_UNRESTORED, {(): 1.0 if limits.is_history_unread else 0.0})
 
 
 def _ledger(ledger: Ledger, now: float) -> Iterator[Metric]:

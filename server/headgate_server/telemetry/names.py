@@ -94,6 +94,18 @@ LIMIT_HEADROOM = Name(
     "Share that is left of the rule's fullest counter, of those that were asked in the last seconds.",
     ("rule",),
 )
+BUDGET_AMOUNT = Name(
+    "headgate_budget_amount_dollars", "What each caller of a budget may spend in a period.", ("budget",)
+)
+BUDGET_SPENT = Name("headgate_budget_spent_dollars", "What all callers of a budget have spent.", ("budget",))
+BUDGET_EVENTS = Name(
+    "headgate_budget_events",
+    "Counters of a budget that passed a share of the amount, such as 0.8, or had no money for a call: exceeded.",
+    ("budget", "event"),
+)
+BUDGETS_UNRESTORED = Name(
+    "headgate_budgets_unrestored", "1 while the ledger cannot be read, and budgets may count less than was spent."
+)
 LIMITER_DEGRADED = Name(
     "headgate_limiter_degraded", "1 while limits are counted by this server alone, or refuse for want of their store."
 )
