@@ -1,6 +1,7 @@
 """How much a caller may use: amounts are reserved from an upper estimate, and settled to the truth at the end.
 
 quota.py says what a limit is and meters.py how each algorithm counts; memory.py counts in this process, counting.lua
-does the same in Redis, behind shared.py, whose operations travel by wire.py. rules.py finds the limits of a call,
-estimate.py and truth.py its amounts, and call.py holds what it reserved.
+does the same in Redis, behind shared.py, whose operations travel by wire.py. rules.py finds the limits and budgets of a
+call and scopes.py whose counters they are, estimate.py, truth.py and costs.py its amounts, and call.py holds what it
+reserved. periods.py knows the calendar, history.py what budgets have spent by the ledger, and watch.py tells of it.
 """

@@ -24,7 +24,8 @@ from headgate_server.limits.costs import Costs
 from headgate_server.limits.estimate import Request
 from headgate_server.limits.limiter import Limiter, Reservation
 from headgate_server.limits.quota import MICROS, MOST, NEVER, Limit, Standing, Take, Unit, dollars
-from headgate_server.limits.rules import OF_TARGET, Rules, Scoped
+from headgate_server.limits.rules import OF_TARGET, Rules
+from headgate_server.limits.scopes import Scoped
 from headgate_server.principal import Principal
 from headgate_server.providers.base import Target
 
