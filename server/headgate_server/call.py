@@ -21,6 +21,7 @@ from headgate_server.principal import ANONYMOUS, Principal
 if TYPE_CHECKING:
     import grpc.aio
 
+    from headgate_server.ledger.entry import Entry
     from headgate_server.limits.call import CallLimits
     from headgate_server.runtime import Runtime
     from headgate_server.telemetry.spans import CallTrace
@@ -37,11 +38,11 @@ _ACCEPTED_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 class Call:
     """What is known of one RPC.
 
-    Interceptors and servicers get it in place of gRPC's context, which nobody may ask for anything after the end: that
-    crashes the process. `attempts` grows by one record for each upstream
-    attempt, whatever becomes of it. `runtime` is the generation of the configuration that the call began with, to its
-    end. `provider_keys` are the caller's own, by issuer. `deadline` is the caller's own, or else the server's default.
-    Times are seconds of the monotonic clock.
+    Interceptors and servicers get it in place of gRPC's context, which must not be asked for anything after the end:
+    that crashes the process. `attempts` grows by one record for each upstream attempt, whatever becomes of it.
+    `runtime` is the generation of the configuration that the call began with, to its end. `provider_keys` are the
+    caller's own, by issuer. `deadline` is the caller's own, or else the server's default. Times are seconds of the
+    monotonic clock.
     """
 
     def __init__(
@@ -85,6 +86,8 @@ class Call:
         self.arm = ""
         """Name of the target that was chosen, where the alias names its targets."""
         self.limits: CallLimits | None = None
+        self.entry: Entry | None = None
+        """What the ledger enters of it; None where there is no ledger, and of calls that it does not know."""
         self.trailer: list[tuple[str, str]] = []
         """What travels in trailing metadata, whatever the outcome."""
         self.trace_id = ""
@@ -112,6 +115,11 @@ class Call:
         answered = (attempt for attempt in reversed(self.attempts) if attempt.outcome == pb.ATTEMPT_OUTCOME_OK)
         return next(answered, self.attempts[-1] if self.attempts else None)
 
+    @property
+    def counts_content(self) -> bool:
+        """Somebody has to know how much came that no vendor counts: the ledger, or a budget."""
+        return self.entry is not None or (self.limits is not None and self.limits.counts_money)
+
     def end(self, exception: BaseException | None) -> GatewayError | None:
         """The call is over; how it ended, as `conclude` says."""
         self.duration = time.monotonic() - self.started
@@ -119,7 +127,7 @@ class Call:
         return self.conclude(exception)
 
     def conclude(self, exception: BaseException | None) -> GatewayError | None:
-        """How the call ended, None for OK. The innermost that asks decides; all others hear the same."""
+        """How the call ended, None for OK. The first that asks decides; all others hear the same."""
         if self._outcome is None and exception is not None:
             self._outcome = self._classify(exception)
         return self._outcome

@@ -16,13 +16,12 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from headgate import v1 as pb
+from headgate import service_config, v1 as pb
 
 from tests.fold import check_invariants
 from tests.headgate_process import ask
-from tests.tools import ROOT, free_port, headgate_serve
+from tests.tools import free_port, headgate_serve
 
-SERVICE_CONFIG = (ROOT / "deploy" / "service-config.json").read_text()
 TOKENS_PER_SECOND = 20
 CALLERS = 40
 UNARY_SHARE = 0.5
@@ -43,7 +42,7 @@ class Options:
     restarts: int
     longest: float
     seed: int
-    service_config: str = SERVICE_CONFIG
+    service_config: str = service_config()
 
 
 @dataclass(slots=True)
