@@ -115,6 +115,10 @@ async def test_the_database_is_looked_at_and_left_alone(tmp_path: Path) -> None:
     code, found = await findings(tmp_path, auth=broken)
     (store,) = found["database"]
     assert (code, store["state"], "auth.store.url" in store["advice"]) == (1, "failed", True)
+    ledger = {"url": "postgresql://nobody@127.0.0.1:1/none", "spool": "spool.db"}
+    code, found = await findings(tmp_path, ledger=ledger)
+    (store,) = found["database"]
+    assert (code, store["subject"], store["state"]) == (1, "ledger", "failed")
 
 
 @pytest.mark.parametrize(
