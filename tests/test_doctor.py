@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections import defaultdict
@@ -81,7 +82,7 @@ async def test_vendors_keys_and_clocks(tmp_path: Path) -> None:
     assert "replace its api_key" in advice["refused"]
     assert "HTTPS_PROXY" in advice["gone"]
     assert [(clock["subject"], clock["state"]) for clock in clocks] == [("well", "warning")]
-    assert "3600 s ahead of it" in clocks[0]["detail"]
+    assert re.search(r"36\d\d s ahead of it", clocks[0]["detail"])
     assert "- vendor, refused: replace its api_key" in for_people.stdout
     assert "a-wrong-key" not in for_people.stdout + str(found)
 
