@@ -232,17 +232,20 @@ log.error("unreachable", provider="b", reason="REFUSED")
     ]
 
 
-async def test_security_events_and_other_bugs_are_not_held_back() -> None:
-    """Forty refused logins are forty lines; a second bug is not taken for the first."""
+async def test_security_events_budgets_and_other_bugs_are_not_held_back() -> None:
+    """Forty refused logins are forty lines, forty used-up budgets, too; a second bug is not taken for the first."""
     body = """
 security = structlog.get_logger(component="security")
+budgets = structlog.get_logger(component="budgets")
 for n in range(40):
+    budgets.warning("budget_exceeded", n=n)
     security.warning("login_failed", reason="wrong_secret", n=n)
     log.error("internal_error", exc_info=ValueError())
     log.error("internal_error", exc_info=KeyError()) if n == 39 else None
 """
     lines = await logged_by(body, "log_repeats=10")
-    assert [line["n"] for line in lines if line["event"] == "login_failed"] == list(range(40))
+    for event in ("login_failed", "budget_exceeded"):
+        assert [line["n"] for line in lines if line["event"] == event] == list(range(40))
     bugs = [line["exception"] for line in lines if line["event"] == "internal_error"]
     assert ["KeyError" in bug for bug in bugs] == [False] * 10 + [True]
     assert [(line["raised"], line["lines"]) for line in lines if line["event"] == "lines_held_back"] == [

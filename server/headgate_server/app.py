@@ -26,16 +26,18 @@ from headgate_server import logs
 from headgate_server.admin.listener import AdminListener
 from headgate_server.admin.status import configuration, pools, status as status_page, targets, tasks
 from headgate_server.call import CallRegistry
-from headgate_server.config import Config
+from headgate_server.config import Config, Ledger as LedgerConfig
 from headgate_server.config.tree import Server as ServerConfig
 from headgate_server.interceptors.access_log import log_call
 from headgate_server.interceptors.admission import admission
 from headgate_server.interceptors.auth import authenticate, permit
 from headgate_server.interceptors.chain import Chain
+from headgate_server.interceptors.ledger import conclude, enter
 from headgate_server.interceptors.limits import reserve, settle
 from headgate_server.interceptors.metrics import metrics
 from headgate_server.interceptors.tracing import begin_trace, end_trace
 from headgate_server.interceptors.validation import validate
+from headgate_server.ledger.ledger import Ledger
 from headgate_server.reload import Reloader
 from headgate_server.runtime import Runtime
 from headgate_server.servicers.inference import InferenceServicer
@@ -71,11 +73,12 @@ class Application:
         self._runtime = Runtime(config)
         self._retiring: set[asyncio.Task[None]] = set()
         self._tracer = _call_tracer(config)
-        self._servicer = InferenceServicer(self._calls)
+        self._ledger = Ledger(config.ledger) if config.ledger else None
+        self._servicer = InferenceServicer(self._calls, self._ledger)
         self._metrics = Metrics()
         self._certificates = CertificateFiles(config.server.tls) if config.server.tls else None
         self._metrics.registry.register(
-            RunningServer(self._calls, lambda: self._runtime, self._certificates, time.monotonic)
+            RunningServer(self._calls, lambda: self._runtime, self._certificates, self._ledger, time.monotonic)
         )
         self._recent = Recent()
         counting = [metrics(self._metrics, self._recent)] if config.admin.enabled else []
@@ -91,8 +94,13 @@ class Application:
                     lambda: self._runtime,
                     begin=[logs.bind, begin_trace(self._tracer)],
                     before_parse=[admission(self._calls), authenticate],
-                    after_parse=[validate, permit, reserve],
-                    end=[settle, end_trace, self._ended.add],
+                    after_parse=[*([enter(self._ledger)] if self._ledger else []), validate, permit, reserve],
+                    end=[
+                        settle,
+                        end_trace,
+                        *([conclude(self._ledger)] if self._ledger else []),
+                        self._ended.add,
+                    ],
                 )
             ],
             options=_channel_options(config.server),
@@ -147,6 +155,8 @@ class Application:
         Raises:
             OSError: an address cannot be bound.
         """
+        if self._ledger:
+            await self._ledger.start()
         await self._runtime.start()
         self._watching_lag = asyncio.create_task(watch_lag(self._metrics.loop_lag.observe))
         if self._admin:
@@ -238,6 +248,8 @@ class Application:
         if self._retiring:
             await asyncio.wait(self._retiring, timeout=CLEANUP_SECONDS)
         await self._runtime.close()
+        if self._ledger:
+            await self._ledger.close()
         if self._watching_lag:
             self._watching_lag.cancel()
         if self._admin:
@@ -347,6 +359,13 @@ def _needing_restart(started: Config, config: Config) -> Iterator[str]:
     for name in ("admin", "telemetry"):
         if getattr(started, name) != getattr(config, name):
             yield name
+    if _without_content(started.ledger) != _without_content(config.ledger):
+        yield "ledger"
+
+
+def _without_content(ledger: LedgerConfig | None) -> LedgerConfig | None:
+    """What of the ledger is read at the start alone."""
+    return ledger and ledger.model_copy(update={"content": None})
 
 
 def _call_tracer(config: Config) -> CallTracer | None:

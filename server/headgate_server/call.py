@@ -21,6 +21,7 @@ from headgate_server.principal import ANONYMOUS, Principal
 if TYPE_CHECKING:
     import grpc.aio
 
+    from headgate_server.ledger.entry import Entry
     from headgate_server.limits.call import CallLimits
     from headgate_server.runtime import Runtime
     from headgate_server.telemetry.spans import CallTrace
@@ -85,6 +86,8 @@ class Call:
         self.arm = ""
         """Name of the target that was chosen, where the alias names its targets."""
         self.limits: CallLimits | None = None
+        self.entry: Entry | None = None
+        """What the ledger enters of it; None where there is no ledger, and of calls that it does not know."""
         self.trailer: list[tuple[str, str]] = []
         """What travels in trailing metadata, whatever the outcome."""
         self.trace_id = ""
@@ -111,6 +114,11 @@ class Call:
         """The attempt whose answer the caller got, or the last one if none answered."""
         answered = (attempt for attempt in reversed(self.attempts) if attempt.outcome == pb.ATTEMPT_OUTCOME_OK)
         return next(answered, self.attempts[-1] if self.attempts else None)
+
+    @property
+    def counts_content(self) -> bool:
+        """Somebody has to know how much came that no vendor counts: the ledger, or a budget."""
+        return self.entry is not None or (self.limits is not None and self.limits.counts_money)
 
     def end(self, exception: BaseException | None) -> GatewayError | None:
         """The call is over; how it ended, as `conclude` says."""

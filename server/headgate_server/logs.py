@@ -39,7 +39,7 @@ CHATTY = (
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "exception": 40, "critical": 50}
 KIND = ("component", "event", "provider", "reason")
 HELD_BACK = "lines_held_back"
-NEVER_HELD_BACK = "security"
+NEVER_HELD_BACK = ("budgets", "security")
 """The component whose every line counts: who attacks with many hides one among them."""
 OF_MANY_LINES = ("exception", "stack")
 
@@ -149,7 +149,7 @@ def _hold_back(_logger: Any, name: str, event: EventDict) -> EventDict:
     if _repetition is None:
         return event
     _report(_repetition.ended(time.monotonic()))
-    if event.get("component") == NEVER_HELD_BACK:
+    if event.get("component") in NEVER_HELD_BACK:
         return event
     if LEVELS[name] >= logging.WARNING and event["event"] != HELD_BACK:
         kind: Kind = (*[str(event.get(field, "")) for field in KIND], _raised(event))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import islice
 
 import msgspec
 from google.protobuf.duration_pb2 import Duration
@@ -281,6 +282,13 @@ def _config(config: pb.GenerationConfig, found: Found) -> None:
             found.append(Violation(f"config.stop_sequences[{index}]", "is empty"))
     if config.HasField("response_format"):
         _response_format(config.response_format, found)
+
+
+def within_bounds(labels: Mapping[str, str]) -> dict[str, str]:
+    """Of the labels of a request that may be none what a valid one may have."""
+    return {
+        key[:MAX_LABEL_KEY_BYTES]: value[:MAX_LABEL_VALUE_BYTES] for key, value in islice(labels.items(), MAX_LABELS)
+    }
 
 
 def _response_format(form: pb.ResponseFormat, found: Found) -> None:

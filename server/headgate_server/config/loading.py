@@ -299,11 +299,18 @@ def _rules(document: Document) -> Iterator[tuple[Key, str]]:
 
 def _limits(document: Document) -> Iterator[tuple[Key, str]]:
     limits = _sound(Limits, document.section("limits"))
-    first: dict[Any, int] = {}
+    rules: dict[Any, int] = {}
     for index, rule in enumerate(limits.rules if limits else ()):
-        counter = (rule.unit, rule.algorithm, rule.window, frozenset(rule.per), tuple(sorted(rule.only.items())))
-        if (other := first.setdefault(counter, index)) != index:
+        counting = (rule.unit, rule.algorithm, rule.window, frozenset(rule.per), tuple(sorted(rule.only.items())))
+        if (other := rules.setdefault(counting, index)) != index:
             yield ("limits", "rules", index), f"limits the same as limits.rules[{other}]"
+    budgets: dict[Any, int] = {}
+    for index, budget in enumerate(limits.budgets if limits else ()):
+        counted = (budget.period, budget.time_zone, frozenset(budget.per), tuple(sorted(budget.only.items())))
+        if (other := budgets.setdefault(counted, index)) != index:
+            yield ("limits", "budgets", index), f"counts the same as limits.budgets[{other}]"
+        if budget.name and (other := budgets.setdefault(budget.name, index)) != index:
+            yield ("limits", "budgets", index, "name"), f"is the name of limits.budgets[{other}]"
 
 
 def _traces(document: Document) -> Iterator[tuple[Key, str]]:

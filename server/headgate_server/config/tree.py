@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ByteSize, Field, field_serializer, model_validator
 
 from headgate_server.config.identity import Auth, Tls
+from headgate_server.config.ledger import Ledger
 from headgate_server.config.limits import Limits
 from headgate_server.config.section import Section
 from headgate_server.config.values import (
@@ -548,6 +549,8 @@ class Config(Section):
     """Who may call."""
     limits: Limits = Limits()
     """How much callers may use."""
+    ledger: Ledger | None = None
+    """A row for each call and for each upstream attempt; none by default."""
     providers: dict[ProviderName, Provider] = {}
     """Vendor accounts by name; callers write `name/model`."""
     models: dict[AliasName, Alias] = {}

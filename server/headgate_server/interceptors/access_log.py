@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from itertools import islice
 from typing import Any
 
 import structlog
@@ -15,7 +13,7 @@ from headgate_server.call import Call
 from headgate_server.errors import GatewayError
 from headgate_server.principal import ANONYMOUS
 from headgate_server.redaction import redacted
-from headgate_server.validation import MAX_LABEL_KEY_BYTES, MAX_LABEL_VALUE_BYTES, MAX_LABELS
+from headgate_server.validation import within_bounds
 
 MAX_TEXT = 256
 OUTCOMES = {value: name.removeprefix("ATTEMPT_OUTCOME_") for name, value in pb.AttemptOutcome.items()}
@@ -51,7 +49,7 @@ def _line(call: Call, error: GatewayError | None) -> dict[str, Any]:
             line["facts"] = error.facts
     if isinstance(call.request, pb.GenerateRequest | pb.EmbedRequest):
         line["model"] = call.request.model[:MAX_TEXT]
-        line["labels"] = _within_bounds(call.request.labels)
+        line["labels"] = within_bounds(call.request.labels)
     if call.routed_to:
         line["routed_to"] = call.routed_to
     if call.arm:
@@ -61,13 +59,6 @@ def _line(call: Call, error: GatewayError | None) -> dict[str, Any]:
     if call.attempts:
         line["attempts"] = [_attempt(attempt) for attempt in call.attempts]
     return line
-
-
-def _within_bounds(labels: Mapping[str, str]) -> dict[str, str]:
-    """What a valid request may have, of one that may be none."""
-    return {
-        key[:MAX_LABEL_KEY_BYTES]: value[:MAX_LABEL_VALUE_BYTES] for key, value in islice(labels.items(), MAX_LABELS)
-    }
 
 
 def _attempt(attempt: pb.Attempt) -> dict[str, Any]:

@@ -150,6 +150,8 @@ def _unary(handler: Handler, serialize: Serialize) -> Respond:
         reply = serialize(call, message)
         if call.trace:
             call.trace.replied(message)
+        if call.entry:
+            call.entry.replied(message)
         await _send(call, call.context.send_initial_metadata(((REQUEST_ID, call.request_id),)))
         return reply
 
@@ -168,6 +170,8 @@ def _stream(handler: Handler, serialize: Serialize) -> Respond:
                     await _send(call, call.context.send_initial_metadata(((REQUEST_ID, call.request_id),)))
                 if call.trace:
                     call.trace.replied(event)
+                if call.entry:
+                    call.entry.replied(event)
                 await _send(call, write(serialize(call, event)))
 
     return respond
