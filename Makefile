@@ -33,6 +33,10 @@ bench: venv ## Measure what a call costs; pass options as ARGS="--quick"
 soak: .venv/.dev ## Make 10,000 calls that go wrong in every way; pass options as ARGS="--calls 100000"
 	@$(BIN)/python -m tests.soak $(ARGS)
 
+.PHONY: reconcile
+reconcile: .venv/.dev ## Compare the ledger with vendors' books after 5,000 calls, and after 20 kills; ARGS="--calls 100000"
+	@$(BIN)/python -m tests.ledger $(ARGS)
+
 .PHONY: check
 check: venv $(PROTO)/.ready tools node ## Check format, lint, types, the contract and that generated code is current
 	$(BIN)/ruff format --check --quiet

@@ -32,6 +32,7 @@ from headgate_server.interceptors.access_log import log_call
 from headgate_server.interceptors.admission import admission
 from headgate_server.interceptors.auth import authenticate, permit
 from headgate_server.interceptors.chain import Chain
+from headgate_server.interceptors.ended_calls import EndedCalls
 from headgate_server.interceptors.ledger import conclude, enter
 from headgate_server.interceptors.limits import reserve, settle
 from headgate_server.interceptors.metrics import metrics
@@ -41,7 +42,6 @@ from headgate_server.ledger.ledger import Ledger
 from headgate_server.reload import Reloader
 from headgate_server.runtime import Runtime
 from headgate_server.servicers.inference import InferenceServicer
-from headgate_server.telemetry.ended_calls import EndedCalls
 from headgate_server.telemetry.event_loop import watch_lag
 from headgate_server.telemetry.gauges import RunningServer
 from headgate_server.telemetry.metrics import Metrics

@@ -306,7 +306,8 @@ def _limits(document: Document) -> Iterator[tuple[Key, str]]:
             yield ("limits", "rules", index), f"limits the same as limits.rules[{other}]"
     budgets: dict[Any, int] = {}
     for index, budget in enumerate(limits.budgets if limits else ()):
-        counted = (budget.period, budget.time_zone, frozenset(budget.per), tuple(sorted(budget.only.items())))
+        zone = "" if budget.period == "total" else budget.time_zone
+        counted = (budget.period, zone, frozenset(budget.per), tuple(sorted(budget.only.items())))
         if (other := budgets.setdefault(counted, index)) != index:
             yield ("limits", "budgets", index), f"counts the same as limits.budgets[{other}]"
         if budget.name and (other := budgets.setdefault(budget.name, index)) != index:
