@@ -93,8 +93,11 @@ ecosystem: .venv-ecosystem/.ready ## Make .venv-ecosystem: LangChain, LlamaIndex
 	@:
 
 .PHONY: docs
-docs: ecosystem ## Build the reference of the clients into dist/docs
+docs: ecosystem node ## Build the reference of the clients into dist/docs
 	@.venv-ecosystem/bin/python clients/python/reference.py dist/docs/python
+	@if command -v npm >/dev/null; then cd clients/typescript && npm run --silent docs; fi
+	@if command -v go >/dev/null; then mkdir -p dist/docs/go && cd clients/go && for package in headgate headgate/v1; \
+	do go doc -all ./$$package >../../dist/docs/go/$$(echo $$package | tr / -).txt; done; fi
 
 .PHONY: image
 image: ## Build the container image; its name is IMAGE="..."
@@ -104,7 +107,7 @@ image: ## Build the container image; its name is IMAGE="..."
 
 .PHONY: clean
 clean: ## Remove everything made here
-	@rm -rf .venv .venv-ecosystem $(PROTO) .tools $(NODE) clients/typescript/build dist clients/python/dist .hypothesis .*_cache
+	@rm -rf .venv .venv-ecosystem $(PROTO) .tools $(NODE) clients/typescript/build clients/typescript/dist dist clients/python/dist .hypothesis .*_cache
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/.runtime: $(WHEELS)
