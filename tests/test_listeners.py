@@ -200,6 +200,24 @@ async def test_certificates_change_under_load_without_a_failed_call(
     assert calls > 20
 
 
+async def test_another_authority_of_clients_counts_from_the_next_connection_on(
+    serve: Serve, tls: dict[str, str], tmp_path: Path
+) -> None:
+    """Who had a certificate of the last one is not let in any more."""
+    authorities = tmp_path / "ca.pem"
+    other = Authority()
+    async with serve(providers=MOCK, server={"tls": {**tls, "client_ca_file": str(authorities)}}) as headgate:
+        async with calling(headgate.address, CLIENT) as stub:
+            await stub.Generate(ask("demo/echo"))
+        replacement = tmp_path / "other.pem"
+        replacement.write_bytes(other.certificate)
+        replacement.replace(authorities)
+        async with calling(headgate.address, other.client()) as stub:
+            await stub.Generate(ask("demo/echo"), timeout=10)
+        async with calling(headgate.address, CLIENT) as stub:
+            assert (await failing(stub.Generate(ask("demo/echo"), timeout=10))).code is grpc.StatusCode.UNAVAILABLE
+
+
 async def rotate(folder: Path, times: int) -> None:
     """Installs one certificate after another, all of the same authority."""
     for _ in range(times):
