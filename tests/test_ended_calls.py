@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from headgate_server.call import Call
 from headgate_server.errors import GatewayError
-from headgate_server.telemetry.ended_calls import MOST_WAITING, EndedCalls
+from headgate_server.interceptors.ended_calls import MOST_WAITING, EndedCalls
 from tests.conftest import LogLines
 from tests.headgate_process import Headgate, ask, eventually
 

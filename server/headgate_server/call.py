@@ -38,11 +38,11 @@ _ACCEPTED_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 class Call:
     """What is known of one RPC.
 
-    Interceptors and servicers get it in place of gRPC's context, which nobody may ask for anything after the end: that
-    crashes the process. `attempts` grows by one record for each upstream
-    attempt, whatever becomes of it. `runtime` is the generation of the configuration that the call began with, to its
-    end. `provider_keys` are the caller's own, by issuer. `deadline` is the caller's own, or else the server's default.
-    Times are seconds of the monotonic clock.
+    Interceptors and servicers get it in place of gRPC's context, which must not be asked for anything after the end:
+    that crashes the process. `attempts` grows by one record for each upstream attempt, whatever becomes of it.
+    `runtime` is the generation of the configuration that the call began with, to its end. `provider_keys` are the
+    caller's own, by issuer. `deadline` is the caller's own, or else the server's default. Times are seconds of the
+    monotonic clock.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Call:
         return self.conclude(exception)
 
     def conclude(self, exception: BaseException | None) -> GatewayError | None:
-        """How the call ended, None for OK. The innermost that asks decides; all others hear the same."""
+        """How the call ended, None for OK. The first that asks decides; all others hear the same."""
         if self._outcome is None and exception is not None:
             self._outcome = self._classify(exception)
         return self._outcome

@@ -56,6 +56,9 @@ REFUSED = {
     "[{amount: 5, period: day}, {amount: 6, period: day, hard: false}]": (
         "limits.budgets[1]: counts the same as limits.budgets[0]"
     ),
+    "[{amount: 5, period: total}, {amount: 6, period: total, time_zone: Asia/Tokyo}]": (
+        "limits.budgets[1]: counts the same as limits.budgets[0]"
+    ),
     "[{amount: 5, period: day, name: x}, {amount: 6, period: month, name: x}]": (
         "limits.budgets[1].name: is the name of limits.budgets[0]"
     ),

@@ -149,7 +149,7 @@ async def test_a_budget_says_what_the_ledger_says(serve: Serve, tmp_path: Path) 
         await dice.choice(behaviours)(exchange)
 
     async def leave(headgate: Headgate, request: pb.GenerateRequest) -> None:
-        call = headgate.stub.StreamGenerate(request, timeout=dice.uniform(0.1, 0.6))
+        call = headgate.stub.StreamGenerate(request, timeout=dice.uniform(0.5, 2))
         with suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
             async for _ in call:
                 if dice.random() < 0.3:
@@ -157,7 +157,7 @@ async def test_a_budget_says_what_the_ledger_says(serve: Serve, tmp_path: Path) 
 
     async def ask_for(headgate: Headgate, request: pb.GenerateRequest) -> None:
         with suppress(grpc.aio.AioRpcError):
-            await headgate.stub.Generate(request, timeout=dice.uniform(0.1, 0.6))
+            await headgate.stub.Generate(request, timeout=dice.uniform(0.5, 2))
 
     targets = [{"provider": name, "model": "m"} for name in ("v", "w")]
     models = {"both": {"targets": targets}, "hedged": {"targets": targets, "hedge_delay": 0.05}}
@@ -180,7 +180,7 @@ async def test_a_budget_says_what_the_ledger_says(serve: Serve, tmp_path: Path) 
         ((_, entered),) = await spending(connection, (), None, None)
         (total,) = await totals(connection)
     assert spent == entered == total.cost["USD"]
-    assert total.estimated > 10
+    assert total.estimated > 3
 
 
 async def fails(exchange: Exchange) -> None:

@@ -22,7 +22,7 @@ from headgate_server.config.values import LABEL, DatabaseUrl
 from headgate_server.limits.history import Spent, spent
 from headgate_server.limits.periods import period_of
 from headgate_server.limits.quota import NANOS, dollars
-from headgate_server.limits.rules import budget_of, own, whose
+from headgate_server.limits.scopes import budget_of, own, whose
 from headgate_server.principal import Principal
 from headgate_server.printing import printable
 

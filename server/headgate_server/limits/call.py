@@ -8,23 +8,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from headgate import v1 as pb
 
-from headgate_server.errors import (
-    BudgetExceeded,
-    GatewayError,
-    LargerThanLimit,
-    LargerThanProviderLimit,
-    ProviderBudgetExceeded,
-    ProviderLimitReached,
-    RateLimited,
-    ReachedLimit,
-    UnpricedTarget,
-)
+from headgate_server.errors import ProviderLimitReached, RateLimited, UnpricedTarget
 from headgate_server.limits import truth
 from headgate_server.limits.costs import Costs
 from headgate_server.limits.estimate import Request
 from headgate_server.limits.limiter import Limiter, Reservation
-from headgate_server.limits.quota import MICROS, MOST, NEVER, Limit, Standing, Take, Unit, dollars
-from headgate_server.limits.rules import OF_TARGET, Rules, Scoped
+from headgate_server.limits.quota import MICROS, Standing, Take
+from headgate_server.limits.refusal import refused
+from headgate_server.limits.rules import OF_TARGET, Rules
+from headgate_server.limits.scopes import Scoped
 from headgate_server.principal import Principal
 from headgate_server.providers.base import Target
 
@@ -32,14 +24,6 @@ if TYPE_CHECKING:
     from headgate_server.attempt import Attempt
 
 NAMES = {"requests": "requests", **dict.fromkeys(truth.TOKENS, "tokens")}
-FOR_GOOD: dict[type[RateLimited], type[RateLimited]] = {
-    RateLimited: LargerThanLimit,
-    ProviderLimitReached: LargerThanProviderLimit,
-}
-OF_MONEY: dict[type[RateLimited], type[BudgetExceeded]] = {
-    RateLimited: BudgetExceeded,
-    ProviderLimitReached: ProviderBudgetExceeded,
-}
 
 
 class Share(NamedTuple):
@@ -52,7 +36,6 @@ class Share(NamedTuple):
 
 
 WHOLE = Share()
-COST: Unit = "cost"
 
 
 @dataclass(slots=True)
@@ -272,7 +255,7 @@ class CallLimits:
                 self._standings[each.key] = (each, standing, 0)
                 if standing.wait:
                     self._limiter.watch.refused(take)
-            raise _refused(asked, takes, verdict.standings, refusal)
+            raise refused(asked, takes, verdict.standings, refusal)
         self._held.setdefault(share, []).append(Held(asked, reservation, verdict.standings))
 
     def _reserved(self, share: Share, unit: str) -> int:
@@ -304,43 +287,3 @@ def _others(scoped: Sequence[Scoped], counted: Sequence[Scoped]) -> Sequence[Sco
     """Those under another name. Money is of the name that the caller used, as the ledger has it."""
     keys = {each.key for each in counted}
     return [each for each in scoped if each.key not in keys and not each.limit.budget]
-
-
-def _refused(
-    asked: Sequence[Scoped], takes: Sequence[Take], standings: Sequence[Standing], refusal: type[RateLimited]
-) -> GatewayError:
-    """The refusal, with every limit that has no room."""
-    without_room = [
-        (ReachedLimit(take.limit.unit, scoped.subject, _in_words(take)), standing.wait)
-        for scoped, take, standing in zip(asked, takes, standings, strict=True)
-        if standing.wait
-    ]
-    reached = [limit for limit, _ in without_room]
-    never = [limit for limit, wait in without_room if wait == NEVER]
-    retry_after = None if never else max(wait for _, wait in without_room) / MICROS
-    if of_money := [limit for limit in (*never, *reached) if limit.unit == COST]:
-        return OF_MONEY[refusal](str(of_money[0]), reached_limits=reached, retry_after=retry_after)
-    if never:
-        return FOR_GOOD[refusal](str(never[0]), reached_limits=reached)
-    return refusal(str(reached[0]), reached_limits=reached, retry_after=retry_after)
-
-
-def _in_words(take: Take) -> str:
-    if take.limit.budget:
-        return f"{_allowed(take.limit)}, and the call may cost {dollars(take.amount)} USD"
-    return f"{_allowed(take.limit)}, and the call may take {take.amount}"
-
-
-def _allowed(limit: Limit) -> str:
-    if limit.budget:
-        when = "in all" if limit.gain == MOST else f"in the {limit.budget.kind} {limit.budget.period}"
-        return f'the budget "{limit.budget.name}" allows {dollars(limit.amount)} USD {when}'
-    if limit.algorithm == "concurrency":
-        return f"{limit.amount} calls are allowed at a time"
-    if limit.algorithm == "sliding_window":
-        return f"{limit.amount} {_noun(limit)} are allowed in {limit.window / MICROS:g} s"
-    return f"{limit.capacity} {_noun(limit)} are allowed at once, {limit.amount} in {limit.window / MICROS:g} s"
-
-
-def _noun(limit: Limit) -> str:
-    return limit.unit.replace("_", " ")

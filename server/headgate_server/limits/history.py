@@ -16,7 +16,7 @@ from headgate_server.config.budgets import Budget, BudgetRule
 from headgate_server.limits.limiter import Limiter
 from headgate_server.limits.periods import Period, period_of
 from headgate_server.limits.quota import Take
-from headgate_server.limits.rules import Scoped, applies, budget_of, own, whose
+from headgate_server.limits.scopes import Scoped, applies, budget_of, own, whose
 from headgate_server.principal import Principal
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from headgate_server.limits.estimate import Estimator
 from headgate_server.limits.history import BudgetHistory, CallersOwn
 from headgate_server.limits.limiter import Limiter, LocalLimiter
 from headgate_server.limits.quota import NANOS
-from headgate_server.limits.rules import Rules, budget_name, share_text
+from headgate_server.limits.rules import Rules
+from headgate_server.limits.scopes import budget_name, share_text
 from headgate_server.limits.watch import EXCEEDED
 
 if TYPE_CHECKING:

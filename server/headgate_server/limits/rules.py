@@ -1,44 +1,28 @@
-"""Which limits and budgets apply to a call: those of the configuration, and the caller's own. Pure."""
+"""Which limits and budgets apply to a call: those of the configuration, and the caller's own. Pure but for a clock."""
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from decimal import Decimal
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import NamedTuple
-from urllib.parse import quote
 
 from headgate_server.config.budgets import Budget as BudgetConfig, BudgetRule
 from headgate_server.config.limits import Limit as LimitConfig, LimitRule
-from headgate_server.config.values import LABEL, ROLE
-from headgate_server.limits.periods import Period, period_of
-from headgate_server.limits.quota import MICROS, NANOS, Budget, Limit, Threshold, calendar_limit, limit
+from headgate_server.config.values import LABEL
+from headgate_server.limits.periods import period_of
+from headgate_server.limits.quota import Limit
+from headgate_server.limits.scopes import Scoped, Whose, applies, budget_of, limit_of, own, own_limits, scoped, whose
 from headgate_server.principal import Principal
 from headgate_server.providers.base import Target
 
 REMEMBERED = 10_000
-MAX_VALUE = 64
 
 Of = str
 """What rules go by: OF_CALL, or more of an attempt."""
 OF_CALL, OF_PROVIDER, OF_TARGET = "call", "provider", "target"
 OF_ATTEMPT = (OF_PROVIDER, OF_TARGET)
 NO_LABELS: Mapping[str, str] = {}
-
-
-class Scoped(NamedTuple):
-    """A limit as it applies to one caller: the key of its counter, and who that is, such as `tenant:acme`.
-
-    `rule` is the same for all callers: by it metrics tell limits apart.
-    """
-
-    key: str
-    limit: Limit
-    subject: str
-    rule: str
 
 
 class Found(NamedTuple):
@@ -73,7 +57,7 @@ class Rules:
         self._limits: dict[Of, list[tuple[LimitRule, Limit]]] = {of: [] for of in (OF_CALL, *OF_ATTEMPT)}
         self._budgets: dict[Of, list[BudgetRule]] = {of: [] for of in (OF_CALL, *OF_ATTEMPT)}
         for rule in limits:
-            self._limits[_of(rule)].append((rule, _limit(rule)))
+            self._limits[_of(rule)].append((rule, limit_of(rule)))
         for budget in budgets:
             self._budgets[_of(budget)].append(budget)
         rules: list[LimitRule | BudgetRule] = [*limits, *budgets]
@@ -124,14 +108,14 @@ class Rules:
         return found.scoped
 
     def _find(self, of: Of, principal: Principal, values: Mapping[str, str], now: float) -> Found:
-        scoped = [
-            _scoped(rule, limit, values) for rule, limit in self._limits[of] if applies(rule, values, principal.roles)
+        found = [
+            scoped(rule, limit, values) for rule, limit in self._limits[of] if applies(rule, values, principal.roles)
         ]
         counted: list[tuple[BudgetConfig, Whose]] = [
             (budget, whose(budget, values)) for budget in self._budgets[of] if applies(budget, values)
         ]
         if of == OF_CALL:
-            scoped += _own_limits(principal)
+            found += own_limits(principal)
             counted += [(budget, own(principal)) for budget in principal.budgets]
         since, until = 0.0, inf
         budgets: dict[str, Scoped] = {}
@@ -141,112 +125,9 @@ class Rules:
             one = budget_of(budget, counter, period)
             if one.key not in budgets or one.limit.amount < budgets[one.key].limit.amount:
                 budgets[one.key] = one
-        return Found(principal.limits, principal.budgets, since, until, [*scoped, *budgets.values()])
-
-
-class Whose(NamedTuple):
-    """Whose a counter is: as a part of its key, for people, and what all such counters are called."""
-
-    key: str
-    subject: str
-    rule: str
-
-
-def whose(rule: LimitRule | BudgetRule, values: Mapping[str, str]) -> Whose:
-    """Who shares a counter of this rule, by the values of its scopes."""
-    only = [f"{scope}~{quote(glob)}" for scope, globs in sorted(rule.only.items()) for glob in globs]
-    who = [f"{scope}={_short(values[scope])}" for scope in sorted(rule.per)]
-    subject = " ".join(f"{scope}:{values[scope] or 'none'}" for scope in sorted(rule.per)) or "all callers"
-    return Whose("|".join([*only, *who]), subject, _for_whom(rule))
-
-
-def _for_whom(rule: LimitRule | BudgetRule) -> str:
-    """Such as `per tenant, model=gpt-*`."""
-    per = [f"per {'+'.join(sorted(rule.per))}"] if rule.per else []
-    return ", ".join([*per, *(f"{scope}={'|'.join(globs)}" for scope, globs in rule.only.items())])
-
-
-def budget_name(rule: BudgetRule) -> str:
-    """What people call it."""
-    return rule.name or f"{rule.period} {_for_whom(rule)}".rstrip()
-
-
-def share_text(share: Decimal) -> str:
-    """The share of a budget as metrics and the log write it."""
-    return f"{share.normalize():f}"
-
-
-def applies(rule: LimitRule | BudgetRule, values: Mapping[str, str], roles: Iterable[str] = ()) -> bool:
-    """Whether the rule is for these values, and for one of these roles."""
-
-    def fits(scope: str, globs: Iterable[str]) -> bool:
-        found = roles if scope == ROLE else (values[scope],)
-        return any(fnmatchcase(value, glob) for value in found for glob in globs)
-
-    return all(fits(scope, globs) for scope, globs in rule.only.items())
-
-
-def budget_of(budget: BudgetConfig, counter: Whose, period: Period) -> Scoped:
-    """The counter of a budget in this period."""
-    amount = int(budget.amount * NANOS)
-    name = budget_name(budget) if isinstance(budget, BudgetRule) else f"{budget.period} {counter.rule}"
-    soft = tuple(Threshold(share_text(share), int(amount * share)) for share in sorted(budget.soft))
-    ends = None if period.ends is None else round(period.ends * MICROS)
-    kept = calendar_limit(
-        amount, ends, hard=budget.hard, budget=Budget(name, counter.subject, budget.period, period.name, soft)
-    )
-    zone = "" if period.ends is None else budget.time_zone
-    return Scoped("|".join(filter(None, ["cost", period.name, zone, counter.key])), kept, counter.subject, name)
+        return Found(principal.limits, principal.budgets, since, until, [*found, *budgets.values()])
 
 
 def _of(rule: LimitRule | BudgetRule) -> Of:
     scopes = {*rule.per, *rule.only}
     return OF_TARGET if "target" in scopes else OF_PROVIDER if "provider" in scopes else OF_CALL
-
-
-def _limit(configured: LimitConfig) -> Limit:
-    if configured.window is None:
-        return limit("concurrency", "concurrency", configured.limit)
-    return limit(configured.unit, configured.algorithm, configured.limit, configured.window, configured.burst)
-
-
-def _scoped(rule: LimitRule, limit: Limit, values: Mapping[str, str]) -> Scoped:
-    counter = whose(rule, values)
-    named = f"{_named(limit)}{' ' if rule.per else ', ' if rule.only else ''}{counter.rule}"
-    return Scoped("|".join(filter(None, [_counting(limit), counter.key])), limit, counter.subject, named)
-
-
-def own(principal: Principal) -> Whose:
-    """Who shares a counter of a caller's own limit."""
-    key = f"own|key={_short(principal.key_id)}|tenant={_short(principal.tenant)}"
-    subject = f"key:{principal.key_id}" if principal.key_id else f"tenant:{principal.tenant}"
-    return Whose(key, subject, "per caller's own")
-
-
-def _own_limits(principal: Principal) -> Iterable[Scoped]:
-    """The caller's own limits; of several on the same counter, the least."""
-    who = own(principal)
-    found: dict[str, Scoped] = {}
-    for one in map(_limit, principal.limits):
-        key = f"{_counting(one)}|{who.key}"
-        if key not in found or one.capacity < found[key].limit.capacity:
-            found[key] = Scoped(key, one, who.subject, f"{_named(one)} {who.rule}")
-    return found.values()
-
-
-def _named(limit: Limit) -> str:
-    """Such as `requests in 60 s`."""
-    return limit.unit if limit.algorithm == "concurrency" else f"{limit.unit} in {limit.window / MICROS:g} s"
-
-
-def _counting(limit: Limit) -> str:
-    """How the counter counts: what may not change while it is kept. Limit and burst may."""
-    if limit.algorithm == "token_bucket":
-        return f"{limit.unit}|bucket|{limit.gain}:{limit.scale}"
-    return f"{limit.unit}|{limit.algorithm}|{limit.window / MICROS:g}"
-
-
-def _short(value: str) -> str:
-    """The value as a part of a key: callers can neither make it long nor feign another's."""
-    quoted = quote(value, safe="/.:@+-_")
-    return quoted if len(quoted) <= MAX_VALUE else f"%{hashlib.sha256(value.encode()).hexdigest()}"
