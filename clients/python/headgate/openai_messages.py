@@ -1,0 +1,130 @@
+"""Messages in the shape of OpenAI's Chat Completions become messages of the contract.
+
+Source: https://platform.openai.com/docs/api-reference/chat/create. Nothing is dropped: an unknown role, key or type of
+content is a ValueError that names its place.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from headgate import v1 as pb
+from headgate.content import decoded_base64, file, image
+
+ROLES = {
+    "system": pb.ROLE_SYSTEM,
+    "developer": pb.ROLE_DEVELOPER,
+    "user": pb.ROLE_USER,
+    "assistant": pb.ROLE_ASSISTANT,
+    "tool": pb.ROLE_TOOL,
+}
+KEYS = {"role", "content", "name"}
+ASSISTANT_KEYS = KEYS | {"tool_calls", "refusal", "audio", "function_call", "annotations"}
+TOOL_KEYS = KEYS | {"tool_call_id"}
+
+
+def read_message(message: Mapping[str, Any], place: str) -> pb.Message:
+    """One message.
+
+    Raises:
+        ValueError: something in it is unknown, or of another type than OpenAI's.
+    """
+    role = ROLES.get(message.get("role", ""))
+    if role is None:
+        raise ValueError(f"{place}.role: {message.get('role')!r} is none of {', '.join(ROLES)}")
+    known = ASSISTANT_KEYS if role == pb.ROLE_ASSISTANT else TOOL_KEYS if role == pb.ROLE_TOOL else KEYS
+    _refuse_others(message, known, place)
+    parts = list(_content(message.get("content"), f"{place}.content"))
+    if role == pb.ROLE_TOOL:
+        result = pb.ToolResult(call_id=_text(message, "tool_call_id", place), parts=parts)
+        result.name = message.get("name") or ""
+        return pb.Message(role=role, parts=[pb.Part(tool_result=result)])
+    if role == pb.ROLE_ASSISTANT:
+        parts += _assistant_parts(message, place)
+    return pb.Message(role=role, parts=parts, name=message.get("name") or "")
+
+
+def _content(content: object, place: str) -> Iterator[pb.Part]:
+    match content:
+        case None:
+            return
+        case str():
+            yield pb.Part(text=content)
+        case list() | tuple():
+            for index, item in enumerate(content):
+                yield _part(item, f"{place}[{index}]")
+        case _:
+            raise ValueError(f"{place}: must be text or a list, not {type(content).__name__}")
+
+
+def _part(item: Any, place: str) -> pb.Part:
+    match item:
+        case pb.Part():
+            return item
+        case str():
+            return pb.Part(text=item)
+        case {"type": "text", "text": str(text)}:
+            _refuse_others(item, {"type", "text"}, place)
+            return pb.Part(text=text)
+        case {"type": "refusal", "refusal": str(text)}:
+            return pb.Part(refusal=text)
+        case {"type": "image_url", "image_url": {"url": str(address)}}:
+            fields = item["image_url"]
+            _refuse_others(fields, {"url", "detail"}, f"{place}.image_url")
+            return image(_address(address, place), detail=fields.get("detail") or "")
+        case {"type": "image_url", "image_url": str(address)}:
+            return image(_address(address, place))
+        case {"type": "input_audio", "input_audio": {"data": str(data), "format": str(form)}}:
+            media = pb.Media(kind=pb.MEDIA_KIND_AUDIO, mime_type=f"audio/{'mpeg' if form == 'mp3' else form}")
+            media.data = decoded_base64(data)
+            return pb.Part(media=media)
+        case {"type": "file", "file": {"file_id": str(identifier)}}:
+            return file(pb.FileRef(issuer="openai", id=identifier))
+        case {"type": "file", "file": {"file_data": str(data)}}:
+            source = data if data[:5].lower() == "data:" else decoded_base64(data)
+            return file(source, filename=item["file"].get("filename") or "")
+    kind = item.get("type") if isinstance(item, Mapping) else type(item).__name__
+    raise ValueError(f"{place}: cannot read content of type {kind!r}")
+
+
+def _assistant_parts(message: Mapping[str, Any], place: str) -> Iterator[pb.Part]:
+    for key in ("audio", "function_call", "annotations"):
+        if message.get(key):
+            raise ValueError(f"{place}.{key}: cannot be sent back; send the answer's own message")
+    if message.get("refusal"):
+        yield pb.Part(refusal=_text(message, "refusal", place))
+    for index, call in enumerate(message.get("tool_calls") or ()):
+        yield pb.Part(tool_call=_tool_call(call, f"{place}.tool_calls[{index}]"))
+
+
+def _tool_call(call: Any, place: str) -> pb.ToolCall:
+    match call:
+        case pb.ToolCall():
+            return call
+        case {"id": str(identifier), "function": {"name": str(name), "arguments": arguments}}:
+            text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+            return pb.ToolCall(id=identifier, name=name, arguments=text, kind=pb.TOOL_CALL_KIND_FUNCTION)
+        case {"id": str(identifier), "custom": {"name": str(name), "input": str(text)}}:
+            return pb.ToolCall(id=identifier, name=name, arguments=text, kind=pb.TOOL_CALL_KIND_FREE_TEXT)
+    raise ValueError(f"{place}: must have an id and a function with name and arguments")
+
+
+def _address(address: str, place: str) -> str:
+    """An address of OpenAI's shape is never a path: what a remote caller sends must not name local files."""
+    if not address.lower().startswith(("data:", "http://", "https://")):
+        raise ValueError(f"{place}: {address[:40]!r} is no address; headgate.image() reads paths")
+    return address
+
+
+def _text(message: Mapping[str, Any], key: str, place: str) -> str:
+    value = message.get(key)
+    if not isinstance(value, str):
+        raise ValueError(f"{place}.{key}: must be text, not {type(value).__name__}")
+    return value
+
+
+def _refuse_others(values: Mapping[str, Any], known: set[str], place: str) -> None:
+    if unknown := sorted(key for key, value in values.items() if key not in known and value is not None):
+        raise ValueError(f"{place}.{unknown[0]}: is not known here; there are {', '.join(sorted(known))}")

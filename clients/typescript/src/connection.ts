@@ -1,0 +1,94 @@
+import type { Interceptor, Transport } from "@connectrpc/connect";
+import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
+import type { SecureClientSessionOptions } from "node:http2";
+import { isIP } from "node:net";
+import { RetryingTransport } from "./retry.js";
+import { VERSION } from "./version.js";
+
+const DEFAULT_ADDRESS = "localhost:50051";
+const MAX_MESSAGE_BYTES = 256 * 1024 * 1024;
+const KEEPALIVE = { pingIntervalMs: 30_000, pingTimeoutMs: 10_000 };
+
+/** How a client reaches its server, and what holds for all its calls. */
+export interface ClientOptions {
+  /** Goes as `authorization: Bearer`; by default the environment's HEADGATE_API_KEY. */
+  apiKey?: string;
+  /** Gives the bearer token of each call, for tokens that expire. */
+  token?: () => string | Promise<string>;
+  /**
+   * By default on, except at loopback addresses. Authorities, and this side's certificate for mutual TLS, as
+   * `node:tls` has them: `{ ca, cert, key }`.
+   */
+  tls?: boolean | SecureClientSessionOptions;
+  /** Milliseconds that a call may take unless it says otherwise: 600,000; 0 for no deadline. */
+  timeoutMs?: number;
+  /** Largest message sent or received: 256 MiB. */
+  maxMessageBytes?: number;
+  /** Inputs that one call of `embed` has at most: 1024. */
+  embedBatch?: number;
+  /** Calls for one batch of embeddings that run at once: 4. */
+  embedConcurrency?: number;
+  /** Headers of every call. */
+  headers?: Record<string, string>;
+  /** Interceptors of connect-es, the outermost first; every attempt passes through them. */
+  interceptors?: Interceptor[];
+  /** Another transport in place of connections, such as connect-es' `createRouterTransport` in tests. */
+  transport?: Transport;
+}
+
+/** A transport, and what ends it. */
+export interface Connection {
+  transport: Transport;
+  close: () => void;
+}
+
+/** Connects to all addresses at their first call. */
+export function connect(address: string | readonly string[] | undefined, options: ClientOptions): Connection {
+  if (options.transport) return { transport: options.transport, close: () => {} };
+  const given = address ?? (process.env.HEADGATE_ADDRESS || DEFAULT_ADDRESS);
+  const addresses = [given].flat().flatMap((one) => one.split(","));
+  const secure = options.tls ?? !addresses.every(isLoopback);
+  const sessions = addresses.map((one) => sessionOf(one, secure));
+  const maxBytes = options.maxMessageBytes ?? MAX_MESSAGE_BYTES;
+  const interceptors = [...(options.interceptors ?? []), headersOf(options)];
+  const transports = sessions.map((sessionManager) =>
+    createGrpcTransport({
+      baseUrl: sessionManager.authority,
+      sessionManager,
+      interceptors,
+      readMaxBytes: maxBytes,
+      writeMaxBytes: maxBytes,
+    }),
+  );
+  const transport = new RetryingTransport(transports);
+  const close = () => {
+    transport.close();
+    sessions.forEach((session) => session.abort());
+  };
+  return { transport, close };
+}
+
+function sessionOf(address: string, secure: boolean | SecureClientSessionOptions): Http2SessionManager {
+  if (!/^(\[[^\]/]+\]|[^:/]+):\d+$/.test(address)) {
+    throw new TypeError(`${JSON.stringify(address)} is no address: host:port, or several of them`);
+  }
+  const tls = typeof secure === "object" ? secure : undefined;
+  return new Http2SessionManager(`${secure ? "https" : "http"}://${address}`, KEEPALIVE, tls);
+}
+
+function isLoopback(address: string): boolean {
+  const host = address.replace(/:\d+$/, "").replace(/^\[(.*)\]$/, "$1");
+  return host === "localhost" || host === "::1" || (isIP(host) === 4 && host.startsWith("127."));
+}
+
+function headersOf({ apiKey, token, headers }: ClientOptions): Interceptor {
+  if (apiKey && token) throw new TypeError("give apiKey or token, not both");
+  const key = token ? undefined : (apiKey ?? process.env.HEADGATE_API_KEY);
+  return (next) => async (request) => {
+    const bearer = token ? await token() : key;
+    if (bearer) request.header.set("authorization", `Bearer ${bearer}`);
+    for (const [name, value] of Object.entries(headers ?? {})) request.header.set(name, value);
+    request.header.set("user-agent", `headgate-typescript/${VERSION}`);
+    return next(request);
+  };
+}
