@@ -143,7 +143,7 @@ class CallLimits:
         if len(self._tries) > 1:
             await self._reserve(WHOLE, self._of_call, self._needed(WHOLE), RateLimited)
         shares = list(self._shares(one))
-        if self._is_refused(one.target) and self._has_budgets(scoped for _, scoped in shares):
+        if self._costs and self._is_refused(one.target, self._costs) and self._has_budgets(s for _, s in shares):
             name = f"{one.target.provider}/{one.target.model}"
             raise UnpricedTarget(f"the price of {name} is not known, and a budget applies")
         for share, scoped in shares:
@@ -163,11 +163,9 @@ class CallLimits:
         if other:
             yield Share(name=one.name), _others(self._rules.of_call(*other), self._of_call)
 
-    def _is_refused(self, target: Target) -> bool:
+    def _is_refused(self, target: Target, costs: Costs) -> bool:
         """Nobody knows what it costs, and the operator would pay."""
-        if self._costs is None or target.issuer.lower() in self._callers_own:
-            return False
-        return self._costs.refuses(target)
+        return costs.refuses(target) and target.issuer.lower() not in self._callers_own
 
     def _has_budgets(self, shares: Iterable[Sequence[Scoped]]) -> bool:
         return any(each.limit.budget for scoped in (self._of_call, *shares) for each in scoped)
@@ -278,7 +276,9 @@ class CallLimits:
 
 
 def _is_of(share: Share, provider: str, model: str, name: str | None) -> bool:
-    return all(not part or part == own for part, own in zip(share, (provider, model, name), strict=True))
+    return share is WHOLE or (
+        share.provider in ("", provider) and share.model in ("", model) and share.name in ("", name)
+    )
 
 
 def _part(used: Mapping[str, int], held: Held, later: Sequence[Held]) -> Mapping[str, int]:
