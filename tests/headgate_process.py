@@ -66,7 +66,8 @@ def tell_of_ended_calls() -> None:
 
 def configured(**sections: Any) -> Config:
     """What `running` serves with these sections."""
-    server = {"listen": "127.0.0.1:0", "reflection": True, **sections.pop("server", {})}
+    # What this process holds is the tests', not the server's.
+    server = {"listen": "127.0.0.1:0", "reflection": True, "max_memory_bytes": 0, **sections.pop("server", {})}
     routing = sections.pop("routing", {"retry": {"max_attempts": 1}})
     admin = {"listen": "127.0.0.1:0", **sections.pop("admin", {})}
     defaults = {"server": server, "admin": admin, "auth": {"anonymous": True}, "routing": routing}

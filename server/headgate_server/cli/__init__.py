@@ -3,7 +3,7 @@
 Exit codes:
 
     0    done
-    1    the call or the command failed, or the server is not serving
+    1    the call or the command failed, the server is not serving, or something that it needs is not well
     2    usage or configuration
     3    the server cannot be reached
     130  interrupted
@@ -27,8 +27,8 @@ from headgate_server.cli.ledger import ledger
 
 HELP = "One gRPC contract in front of every model vendor."
 EXIT_CODES = (
-    "Exit codes: 0 done; 1 the call or the command failed, or the server is not serving; 2 usage or configuration; "
-    "3 the server cannot be reached; 130 interrupted."
+    "Exit codes: 0 done; 1 the call or the command failed, the server is not serving, or something that it needs is "
+    "not well; 2 usage or configuration; 3 the server cannot be reached; 130 interrupted."
 )
 
 if TYPE_CHECKING:
@@ -122,7 +122,9 @@ def serve(*, config: Path | None = None) -> int:
     except ConfigError as error:
         raise Failed(USAGE, str(error)) from error
     from headgate_server.app import run
+    from headgate_server.tls import hold_to_minimum_version
 
+    hold_to_minimum_version(configuration.server.tls)
     try:
         run(configuration, named_file(config, os.environ), os.environ)
     except OSError as error:
@@ -142,6 +144,21 @@ def check_config(file: Path | None = None, *, json: AsJson = False) -> int:
     from headgate_server.cli import checking
 
     return checking.check(file, os.environ, as_json=json)
+
+
+@app.command
+def doctor(file: Path | None = None, *, json: AsJson = False) -> int:
+    """Look at all that a configuration needs, and say what to do: vendors and their keys, Redis, the database and its
+    tables, certificates, clocks, open files. Nothing is changed, and vendors are asked for their models alone.
+
+    Parameters
+    ----------
+    file
+        Configuration file; by default what `headgate serve` would take.
+    """
+    from headgate_server.cli import examination
+
+    return examination.doctor(file, os.environ, as_json=json)
 
 
 @app.command

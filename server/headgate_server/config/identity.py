@@ -11,7 +11,15 @@ from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, Secr
 from headgate_server.config.budgets import Budget
 from headgate_server.config.limits import Limit
 from headgate_server.config.section import Section
-from headgate_server.config.values import BaseUrl, CountFromZero, DatabaseUrl, ProxyUrl, Seconds, masked_password
+from headgate_server.config.values import (
+    BaseUrl,
+    CountFromZero,
+    DatabaseUrl,
+    ListenAddress,
+    ProxyUrl,
+    Seconds,
+    masked_password,
+)
 from headgate_server.identity import keys
 
 PEPPER_LENGTH = 32
@@ -66,7 +74,17 @@ class Tls(Section):
     key_file: Path
     """Its private key, unencrypted, in PEM."""
     client_ca_file: Path | None = None
-    """Authorities in PEM. With them every client must show a certificate that one of them signed."""
+    """Authorities in PEM. Clients must show a certificate that one of them signed: all, or those of mtls_listen."""
+    mtls_listen: ListenAddress | None = None
+    """HOST:PORT for clients with certificates; `listen` then asks nobody for one. Needs client_ca_file."""
+    minimum_version: Literal["1.2", "1.3"] = "1.2"
+    """Oldest TLS that clients may speak."""
+
+    @model_validator(mode="after")
+    def _authorities_for_clients(self) -> Tls:
+        if self.mtls_listen and not self.client_ca_file:
+            raise ValueError("mtls_listen needs client_ca_file: no certificate could be verified")
+        return self
 
 
 class Grant(Section):

@@ -224,10 +224,15 @@ def _listener(document: Document) -> Iterator[tuple[Key, str]]:
     server = _sound(Server, document.section("server"))
     auth = _sound(Auth, document.section("auth"))
     if server and auth and not auth.anonymous and not auth.authenticates and not document.faulty(("auth",)):
-        host, _ = split_address(server.listen)
-        if not is_loopback(host):
+        addresses: dict[Key, str] = {("server", "listen"): server.listen}
+        if server.tls and server.tls.mtls_listen:
+            addresses["server", "tls", "mtls_listen"] = server.tls.mtls_listen
+        for key, address in addresses.items():
+            host, _ = split_address(address)
+            if is_loopback(host):
+                continue
             yield (
-                ("server", "listen"),
+                key,
                 f"{host} is open to other machines, and callers are not authenticated: listen on 127.0.0.1, give them "
                 "a way in (auth: keys, store, jwt or mtls), or say auth: {anonymous: true}",
             )

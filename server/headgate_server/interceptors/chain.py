@@ -20,6 +20,7 @@ from headgate_server.call import REQUEST_ID, Call, CallRegistry
 from headgate_server.errors import InvalidRequest
 from headgate_server.interceptors.base import Begin, Check, End
 from headgate_server.interceptors.status import fail
+from headgate_server.receiving import Reception
 
 if TYPE_CHECKING:
     # grpcio's own classes are generic for type checkers only.
@@ -51,6 +52,7 @@ class Chain(grpc.aio.ServerInterceptor):
         before_parse: Sequence[Check] = (),
         after_parse: Sequence[Check] = (),
         end: Sequence[End] = (),
+        reception: Reception | None = None,
     ) -> None:
         self._prefix = f"/{service}/"
         self._calls = calls
@@ -59,6 +61,7 @@ class Chain(grpc.aio.ServerInterceptor):
         self._before_parse = tuple(before_parse)
         self._after_parse = tuple(after_parse)
         self._end = tuple(end)
+        self._reception = reception or Reception()
         self._handlers: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -111,7 +114,7 @@ class Chain(grpc.aio.ServerInterceptor):
                 for begin in self._begin:
                     begin(call)
                 await _pass(self._before_parse, call)
-                call.request = _parse(parse, await call.context.read())
+                call.request = _parse(parse, await self._reception.read(call))
                 await _pass(self._after_parse, call)
                 return await respond(call)
             finally:

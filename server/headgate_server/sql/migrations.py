@@ -26,14 +26,22 @@ class Migrations:
         self._lock = lock
 
     def upgrade(self, connection: Connection) -> None:
-        """Brings the tables to what this version needs, in the connection's transaction; nothing if they are there."""
-        head = ScriptDirectory.from_config(self._config).get_current_head()
-        if self._version(connection) != head:
+        """Brings the tables to what this version needs, in the connection's transaction; nothing if they are there.
+
+        Those of a later version are left as they are: migrations add, so that a server can be rolled back.
+        """
+        if not self.is_current(connection):
             command.upgrade(self._prepared(connection), "head")
 
     def downgrade(self, connection: Connection, revision: str = "base") -> None:
         """Takes steps back, to a revision or to no tables at all, in the connection's transaction."""
         command.downgrade(self._prepared(connection), revision)
+
+    def is_current(self, connection: Connection) -> bool:
+        """The tables are what this version needs, or those of a later one."""
+        script = ScriptDirectory.from_config(self._config)
+        earlier = {None, *(step.revision for step in script.walk_revisions())} - {script.get_current_head()}
+        return self._version(connection) not in earlier
 
     def _version(self, connection: Connection) -> str | None:
         return MigrationContext.configure(

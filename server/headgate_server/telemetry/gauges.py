@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from headgate import v1 as pb
@@ -33,7 +33,7 @@ class RunningServer(Collector):
         self,
         calls: CallRegistry,
         runtime: Callable[[], Runtime],
-        certificates: CertificateFiles | None,
+        certificates: Sequence[CertificateFiles],
         ledger: Ledger | None,
         now: Callable[[], float],
     ) -> None:
@@ -56,8 +56,8 @@ class RunningServer(Collector):
         yield from self._targets(runtime)
         yield from _providers(runtime)
         if self._certificates:
-            yield _family(names.CERTIFICATE_CHANGED, {(): self._certificates.changed_at})
-            yield _counter(names.CERTIFICATE_REFUSALS, {(): self._certificates.refusals})
+            yield _family(names.CERTIFICATE_CHANGED, {(): min(files.changed_at for files in self._certificates)})
+            yield _counter(names.CERTIFICATE_REFUSALS, {(): max(files.refusals for files in self._certificates)})
         if self._ledger:
             yield from _ledger(self._ledger, self._now())
 
