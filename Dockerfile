@@ -1,15 +1,17 @@
 ARG PYTHON=3.13
 
 FROM python:${PYTHON}-slim AS build
-ARG EXTRAS=uvloop
 WORKDIR /src
+COPY requirements requirements
+RUN python -m venv /opt/headgate \
+    && /opt/headgate/bin/pip install --no-cache-dir --require-hashes --requirement requirements/image.txt \
+    && pip install --no-cache-dir --require-hashes --requirement requirements/build.txt
 COPY clients/python clients/python
 COPY pyproject.toml README.md LICENSE ./
 COPY server server
-RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels ./clients/python .
-RUN python -m venv /opt/headgate \
-    && /opt/headgate/bin/pip install --no-cache-dir \
-        /wheels/headgate-*.whl "$(echo /wheels/headgate_server-*.whl)[$EXTRAS]"
+RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels ./clients/python . \
+    && /opt/headgate/bin/pip install --no-cache-dir --no-deps --no-index /wheels/*.whl \
+    && /opt/headgate/bin/pip check
 
 FROM python:${PYTHON}-slim
 RUN apt-get update \

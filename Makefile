@@ -2,7 +2,11 @@ PYTHON ?= python3
 PROTO := .venv-proto
 BIN := .venv/bin
 NODE := clients/typescript/node_modules
+AUDIT := .venv-audit
+LOCKED := $(foreach extra,auth google httpx2 otel postgres redis uvloop,--extra $(extra)) --no-emit-package headgate
+LOCKING := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
 IMAGE ?= headgate:latest
+OPERATOR := github.com/prometheus-operator/prometheus-operator@v0.86.1
 WHEELS := pyproject.toml clients/python/pyproject.toml
 
 ifneq ($(shell command -v uv),)
@@ -32,6 +36,18 @@ bench: venv ## Measure what a call costs; pass options as ARGS="--quick"
 .PHONY: soak
 soak: .venv/.dev ## Make 10,000 calls that go wrong in every way; pass options as ARGS="--calls 100000"
 	@$(BIN)/python -m tests.soak $(ARGS)
+
+.PHONY: reconcile
+reconcile: .venv/.dev ## Compare the ledger with vendors' books after 5,000 calls, and after 20 kills; ARGS="--calls 100000"
+	@$(BIN)/python -m tests.ledger $(ARGS)
+
+.PHONY: overload
+overload: .venv/.dev ## Do to a server what hostile callers do, 20,000 at a time; pass cases as ARGS="idle resets"
+	@$(BIN)/python -m tests.overload $(ARGS)
+
+.PHONY: rolling
+rolling: .venv/.dev ## Make 2,000 calls across ten restarts of two servers; pass options as ARGS="--restarts 4"
+	@$(BIN)/python -m tests.rolling $(ARGS)
 
 .PHONY: check
 check: venv $(PROTO)/.ready tools node ## Check format, lint, types, the contract and that generated code is current
@@ -75,9 +91,9 @@ venv: .venv/.dev ## Make .venv, ready for work
 	@:
 
 .PHONY: tools
-tools: ## Install grpcurl, grpc-health-probe and Go's generators and linter into .tools
-	@if command -v go >/dev/null; then $(MAKE) --silent .tools/.ready; \
-	else echo "Go is missing: its client, and tests that need grpcurl or grpc-health-probe, are skipped"; test "$(CI)" != true; fi
+tools: ## Install grpcurl, grpc-health-probe, kustomize, kubectl-validate and Go's generators and linter into .tools
+	@if command -v go >/dev/null; then $(MAKE) --silent .tools/.ready .tools/.kubernetes; \
+	else echo "Go is missing: its client, and tests that need a tool of .tools, are skipped"; test "$(CI)" != true; fi
 
 .PHONY: node
 node: ## Install what the TypeScript client needs into its node_modules
@@ -101,9 +117,27 @@ image: ## Build the container image; its name is IMAGE="..."
 	@docker version >/dev/null 2>&1 || { echo "Docker's daemon does not answer: make image needs it running"; exit 1; }
 	@docker build --tag $(IMAGE) .
 
+.PHONY: lock
+lock: ## Pin what the image installs, by hash, into requirements/; needs uv
+	@command -v uv >/dev/null || { echo "uv is missing: make lock resolves by it"; exit 1; }
+	@uv pip compile pyproject.toml $(LOCKED) $(LOCKING) --upgrade --output-file requirements/image.txt
+	@echo 'hatchling>=1.27' | uv pip compile - $(LOCKING) --upgrade --output-file requirements/build.txt
+
+.PHONY: sbom
+sbom: .venv-image/.ready ## List what the image installs, as CycloneDX, in dist/headgate.cdx.json
+	@mkdir -p dist
+	@$(AUDIT)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	--output-file dist/headgate.cdx.json .venv-image/bin/python
+	@echo "dist/headgate.cdx.json"
+
+.PHONY: audit
+audit: sbom ## Verify the image's packages by hash, list their licences, and look for known vulnerabilities
+	@$(AUDIT)/bin/python tools/audit.py dist/headgate.cdx.json requirements/image.txt
+
 .PHONY: clean
 clean: ## Remove everything made here
-	@rm -rf .venv .venv-ecosystem $(PROTO) .tools $(NODE) clients/typescript/build clients/typescript/dist dist clients/python/dist .hypothesis .*_cache
+	@rm -rf .venv .venv-ecosystem .venv-image $(AUDIT) $(PROTO) .tools $(NODE) clients/typescript/build clients/typescript/dist dist
+	@rm -rf clients/python/dist .hypothesis .*_cache
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/.runtime: $(WHEELS)
@@ -131,6 +165,16 @@ $(PROTO)/.ready: proto/requirements.txt
 	@$(call install,$(PROTO),-r $<)
 	@touch $@
 
+# In an environment of its own, so that nothing is listed that the image lacks; a wrong hash ends it here.
+.venv-image/.ready: requirements/image.txt requirements/build.txt $(WHEELS) tools/audit.txt
+	@echo "installing what the image has into .venv-image"
+	@rm -rf .venv-image && $(PYTHON) -m venv .venv-image
+	@.venv-image/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/image.txt
+	@.venv-image/bin/pip install --quiet --disable-pip-version-check --no-deps ./clients/python .
+	@$(call create,$(AUDIT))
+	@$(call install,$(AUDIT),-r tools/audit.txt)
+	@touch $@
+
 .tools/.ready: tools/go.mod tools/go.sum
 	@echo "building Go's programs into .tools"
 	@cd tools && GOBIN=$(CURDIR)/.tools go install tool
@@ -139,4 +183,16 @@ $(PROTO)/.ready: proto/requirements.txt
 $(NODE)/.ready: clients/typescript/package.json clients/typescript/package-lock.json
 	@echo "installing the TypeScript client's packages into $(NODE)"
 	@cd clients/typescript && npm ci --silent
+	@touch $@
+
+# Each in a module of its own: their dependencies do not agree. The schemas of the Prometheus operator come along.
+.tools/.kubernetes: $(wildcard tools/kustomize/go.*) $(wildcard tools/kubectl-validate/go.*)
+	@echo "building kustomize and kubectl-validate into .tools"
+	@cd tools/kustomize && GOBIN=$(CURDIR)/.tools go install tool
+	@cd tools/kubectl-validate && GOBIN=$(CURDIR)/.tools go install tool
+	@mkdir -p .tools/crds
+	@cd tools/kubectl-validate && go mod download $(OPERATOR) && \
+	cp "$$(go env GOMODCACHE)/$(OPERATOR)/example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml" \
+	$(CURDIR)/.tools/crds/
+	@chmod u+w .tools/crds/*
 	@touch $@

@@ -71,6 +71,7 @@ OBSERVED = {
         "traces": {"enabled": True, "exporters": ["none"]},
     }
 }
+LEDGER = {"ledger": {"url": "sqlite:///ledger.db"}}
 BARE = {**QUIET, **NO_POLICIES}
 GUARDED = {"auth": AUTH, "limits": LIMITS}
 MODES = (
@@ -78,8 +79,9 @@ MODES = (
     Mode("routed", {**QUIET, **ALL_POLICIES}, prefix=""),
     Mode("guarded", {**BARE, **GUARDED}, BEARER),
     Mode("shared", {**BARE, **GUARDED}, BEARER, redis=True),
+    Mode("ledgered", {**BARE, **LEDGER}),
     Mode("observed", {**NO_POLICIES, **OBSERVED}, environment=SAMPLED),
-    Mode("full", {**ALL_POLICIES, **GUARDED, **OBSERVED}, BEARER, prefix="", environment=SAMPLED),
+    Mode("full", {**ALL_POLICIES, **GUARDED, **OBSERVED, **LEDGER}, BEARER, prefix="", environment=SAMPLED),
 )
 
 

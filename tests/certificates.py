@@ -32,15 +32,15 @@ class Authority:
         builder = _builder(self._name, self._name, self._key.public_key()).add_extension(authority, critical=True)
         self.certificate = builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
-    def server(self, address: str = "127.0.0.1") -> Certificate:
+    def server(self, address: str = "127.0.0.1", lasts: timedelta = HOUR) -> Certificate:
         """For a server at this IP address."""
-        return self._issue("server", [x509.IPAddress(ip_address(address))])
+        return self._issue("server", [x509.IPAddress(ip_address(address))], lasts)
 
     def client(self, common_name: str = "client", *uris: str) -> Certificate:
         """For a client of this common name and these URIs."""
         return self._issue(common_name, [x509.UniformResourceIdentifier(uri) for uri in uris])
 
-    def _issue(self, common_name: str, names: list[x509.GeneralName]) -> Certificate:
+    def _issue(self, common_name: str, names: list[x509.GeneralName], lasts: timedelta = HOUR) -> Certificate:
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name(
             [
@@ -48,7 +48,7 @@ class Authority:
                 x509.NameAttribute(NameOID.COMMON_NAME, common_name),
             ]
         )
-        builder = _builder(subject, self._name, key.public_key())
+        builder = _builder(subject, self._name, key.public_key(), lasts)
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         signed = builder.sign(self._key, hashes.SHA256())
@@ -60,7 +60,9 @@ class Authority:
         )
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, lasts: timedelta = HOUR
+) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
@@ -68,6 +70,6 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicK
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - HOUR)
-        .not_valid_after(now + HOUR)
+        .not_valid_before(now - HOUR - abs(lasts))
+        .not_valid_after(now + lasts)
     )

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from headgate_server import logs
 from headgate_server.config import Telemetry
 from tests.collector import Collector, collecting
-from tests.headgate_process import Headgate, running
+from tests.headgate_process import Headgate, running, tell_of_ended_calls
 from tests.transports import TRANSPORTS, Gate
 from tests.vendor import Vendor
 
@@ -47,18 +47,19 @@ class LogLines:
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        """Our own lines."""
+        """Our own lines, of calls that have just ended, too."""
+        tell_of_ended_calls()
         return list(self._ours)
 
     @property
     def calls(self) -> list[dict[str, Any]]:
         """The access log."""
-        return [line for line in self._ours if line["event"] == "call"]
+        return [line for line in self.lines if line["event"] == "call"]
 
     @property
     def errors(self) -> list[dict[str, Any]]:
         """Every line of level ERROR, whoever wrote it."""
-        ours = [line for line in self._ours if line["log_level"] in ("error", "critical")]
+        ours = [line for line in self.lines if line["log_level"] in ("error", "critical")]
         theirs = [
             {"event": record.getMessage(), "logger": record.name}
             for record in self._theirs.records

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import socket
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -212,14 +213,16 @@ async def test_metrics_hold_no_word_of_prompts_answers_or_keys(serve: Serve) -> 
         assert not re.search(r"[{,](tenant|key_id|label)", text)
 
 
-async def test_every_metric_that_is_named_is_served(serve: Serve) -> None:
+async def test_every_metric_that_is_named_is_served(serve: Serve, tmp_path: Path) -> None:
     """names.py is the list: nothing else has our prefixes, and all of it is there after some traffic."""
     rules = [{"unit": "requests", "limit": 100, "window": 60, "per": ["model"]}]
-    async with serve(providers=DEMO, limits={"rules": rules}) as headgate:
+    limits = {"rules": rules, "budgets": [{"amount": 5, "period": "day"}]}
+    ledger = {"url": f"sqlite:///{tmp_path}/ledger.db"}
+    async with serve(providers=DEMO, limits=limits, ledger=ledger) as headgate:
         await headgate.stub.Generate(ask("demo/echo", "one two"), timeout=10)
         [event async for event in headgate.stub.StreamGenerate(ask("demo/echo", "one two three"), timeout=10)]
         await failing(headgate.stub.Generate(ask("nope"), timeout=10))
-        await headgate.application.reload(configured(providers=DEMO))
+        await headgate.application.reload(configured(providers=DEMO, limits=limits))
         _, text, _ = await get(headgate, "/metrics")
     served = {family.name for family in text_string_to_metric_families(text) if family.samples}
     expected = {name.name for name in vars(names).values() if isinstance(name, Name)}

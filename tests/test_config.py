@@ -255,7 +255,7 @@ def test_a_key_that_stands_twice_is_refused(refuse: Refuse) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("ledger: {}", "ledger: is not a known key"),
+        ("budget: {}", "budget: is not a known key"),
         ("server: {port: 1}", "server.port: is not a known key"),
         ("providers: {demo: {adaptor: mock, adapter: mock}}", "adaptor: is not a known key; did you mean adapter?"),
         ("providers: {demo: {adapter: mock, mock: {dely: 1}}}", "mock.dely: is not a known key; did you mean delay?"),

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+import tomllib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from typing import Any
 import grpc.aio
 import pytest
 from headgate import v1 as pb
+from packaging.requirements import Requirement
 
 from headgate_server.config import load
 from tests.headgate_process import ask
@@ -66,8 +68,8 @@ def stages() -> list[Stage]:
 
 
 WANTING_EXTRAS = {
-    "google": "providers:\n  vertex: {base_url: https://127.0.0.1/v1, credential: {type: google}}\n",
-    "otel": "providers: {demo: {adapter: mock}}\ntelemetry: {traces: {enabled: true}}\n",
+    ("google", "google-auth"): "providers:\n  vertex: {base_url: https://127.0.0.1/v1, credential: {type: google}}\n",
+    ("otel", "opentelemetry-sdk"): "providers: {demo: {adapter: mock}}\ntelemetry: {traces: {enabled: true}}\n",
 }
 BUILD, RUNTIME = stages()
 
@@ -112,6 +114,24 @@ def test_the_dockerfile_pipes_nothing_into_a_shell_and_names_no_host() -> None:
     assert not re.search(r"FROM \S*\.\S*/", text)
 
 
+def test_what_the_image_installs_is_pinned_by_hash() -> None:
+    """Every package that the server and its extras need, in a version that pyproject.toml allows; no index is named."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *(one for name in extras if name != "dev" for one in extras[name])]
+    text = (ROOT / "requirements" / "image.txt").read_text()
+    pinned = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", text, re.MULTILINE))
+    for requirement in map(Requirement, wanted):
+        if not requirement.name.startswith("headgate"):
+            assert requirement.specifier.contains(pinned[requirement.name.lower()]), f"{requirement}: run `make lock`"
+    for entry in re.split(r"^(?=[a-z])", text, flags=re.MULTILINE)[1:]:
+        assert "--hash=sha256:" in entry
+    assert "://" not in text
+    assert all(
+        f"--require-hashes --requirement requirements/{name}.txt" in BUILD.all("RUN")[0] for name in ("image", "build")
+    )
+
+
 def test_the_images_own_configuration_listens_for_everybody_and_holds_no_key(tmp_path: Path) -> None:
     """0.0.0.0 is written down where the listener is; without a file of the operator's only the mock is served."""
     file = tmp_path / "headgate.yaml"
@@ -134,7 +154,6 @@ async def test_what_the_image_installs_serves(tmp_path: Path) -> None:
     base = await run(sys.executable, "-m", "venv", str(tmp_path / "base"))
     assert base.code == 0, base.stderr
     on_path = {"PATH": f"{tmp_path / 'base' / 'bin'}:{os.environ['PATH']}", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    on_path |= dict(argument.split("=", 1) for argument in BUILD.all("ARG"))
     for step in BUILD.all("RUN"):
         here = re.sub(r"(?<![\w.])/(wheels|opt)/?", rf"{tmp_path}/\1/", step)
         done = await run("sh", "-euc", here, folder=source, environment=on_path)
@@ -153,8 +172,10 @@ async def test_what_the_image_installs_serves(tmp_path: Path) -> None:
         answer = await pb.InferenceServiceStub(channel).Generate(ask("echo"), wait_for_ready=True, timeout=10)
     assert answer.candidates[0].message.parts[0].text == "Hi"
 
-    for extra, wanting in WANTING_EXTRAS.items():
+    for (extra, package), wanting in WANTING_EXTRAS.items():
         config.write_text(wanting)
+        removed = await run(str(Path(headgate).with_name("pip")), "uninstall", "--yes", package)
+        assert removed.code == 0, removed.stderr
         missing = await run(headgate, "serve", environment=image)
         assert missing.code == 2
         (line,) = missing.stderr.splitlines()

@@ -76,7 +76,7 @@ REFUSED = {
     "  rules: [{unit: concurrency, limit: 5, algorithm: token_bucket}]": "limits.rules[0]: concurrency has neither",
     "  rules: [{unit: requests, limit: 5, window: 60, burst: 9}]": "limits.rules[0]: burst is only for",
     "  rules: [{unit: words, limit: 5, window: 60}]": "limits.rules[0].unit: must be 'requests',",
-    "  rules: [{unit: requests, limit: 5, window: 60, per: [team]}]": "limits.rules[0].per[0]: must be 'key',",
+    "  rules: [{unit: requests, limit: 5, window: 60, per: [team]}]": "limits.rules[0].per[0]: must be key,",
     "  rules: [{unit: requests, limit: 5, window: 60, only: {model: []}}]": "limits.rules[0].only.model: must not be",
     "  rules: [{unit: requests, limit: 5, windw: 60}]": "limits.rules[0].windw: is not a known key; did you",
     "  store: {type: redis}": "limits.store: url is required for redis",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -23,7 +24,18 @@ from throttled import MemoryStore, Throttled, per_day
 from throttled.rate_limiter import sliding_window
 
 from headgate_server.limits.memory import MemoryCounters
-from headgate_server.limits.quota import MICROS, NEVER, Limit, Standing, Take, Verdict, limit
+from headgate_server.limits.meters import DAY
+from headgate_server.limits.quota import (
+    MICROS,
+    MOST,
+    NEVER,
+    Limit,
+    Standing,
+    Take,
+    Verdict,
+    calendar_limit,
+    limit,
+)
 from headgate_server.limits.wire import SCRIPT, packed, verdict
 from tests.redis_server import RedisServer, redis_server
 
@@ -36,7 +48,8 @@ class Counters(Protocol):
     """What both implementations do."""
 
     def reserve(self, now: int, holder: str, name: str, takes: Sequence[Take]) -> Verdict: ...
-    def settle(self, now: int, holder: str, name: str, truth: Sequence[int]) -> None: ...
+    def settle(self, now: int, holder: str, name: str, truth: Sequence[int]) -> Sequence[int]: ...
+    def restore(self, now: int, known: Sequence[Take]) -> None: ...
     def renew(self, now: int, holder: str) -> None: ...
 
 
@@ -53,8 +66,11 @@ class RedisCounters:
         self._takes[name] = takes
         return verdict(self._run(now, holder, ("reserve", name, packed(takes))))
 
-    def settle(self, now: int, holder: str, name: str, truth: Sequence[int]) -> None:
-        self._run(now, holder, ("settle", name, packed(self._takes[name], truth)))
+    def settle(self, now: int, holder: str, name: str, truth: Sequence[int]) -> Sequence[int]:
+        return self._run(now, holder, ("settle", name, packed(self._takes[name], truth)))
+
+    def restore(self, now: int, known: Sequence[Take]) -> None:
+        self._run(now, "nobody", ("restore", "", packed(known)))
 
     def charge(self, now: int, holder: str, name: str, takes: Sequence[Take]) -> None:
         self._run(now, holder, ("charge", name, packed(takes)))
@@ -65,6 +81,10 @@ class RedisCounters:
     def keys(self) -> list[str]:
         """What is stored, without the prefix."""
         return sorted(key.decode().removeprefix(self._prefix) for key in self._redis.scan_iter(f"{self._prefix}*"))
+
+    def seconds_left(self, key: str) -> float:
+        """Until Redis forgets it."""
+        return float(self._redis.pttl(f"{self._prefix}{key}")) / 1000
 
     def close(self) -> None:
         self._redis.close()
@@ -108,30 +128,58 @@ class Account:
     limit: Limit
     taken: list[list[int]] = field(default_factory=list)
     in_flight: int = 0
+    spent: int = 0
+    until: int = 0
 
     def used(self, now: int) -> int:
         if self.limit.algorithm == "concurrency":
             return self.in_flight
+        if self.limit.algorithm == "calendar":
+            self._forget(now)
+            return self.spent + sum(amount for _, amount in self.taken)
         if self.limit.algorithm == "sliding_window":
             slot = now // self.limit.gain
-            return sum(amount for time, amount in self.taken if time // self.limit.gain >= slot - self.limit.scale)
+            return sum(amount for when, amount in self.taken if when // self.limit.gain >= slot - self.limit.scale)
         level, last = Fraction(0), START
-        for time, amount in [*self.taken, [now, 0]]:
-            level = max(Fraction(0), level - Fraction((time - last) * self.limit.amount, self.limit.window))
-            level, last = max(Fraction(0), level + amount), time
+        for when, amount in [*self.taken, [now, 0]]:
+            level = max(Fraction(0), level - Fraction((when - last) * self.limit.amount, self.limit.window))
+            level, last = max(Fraction(0), level + amount), when
         return -(-level.numerator // level.denominator)
+
+    def spend(self, now: int, amount: int) -> None:
+        """Money that is known to be spent."""
+        self._forget(now)
+        self.spent += amount
+        self.until = max(self.limit.gain, now + DAY)
+
+    def _forget(self, now: int) -> None:
+        """The period is over, and nothing happened for a day."""
+        if self.limit.algorithm == "calendar" and now >= self.until:
+            self.spent = 0
+            self.taken.clear()
 
     def take(self, now: int, amount: int) -> list[int]:
         entry = [now, amount]
+        self.spend(now, 0)
         if self.limit.algorithm == "concurrency":
             self.in_flight += amount
         else:
             self.taken.append(entry)
         return entry
 
+    def charge(self, now: int, amount: int) -> None:
+        """What nothing was taken for."""
+        if self.limit.algorithm == "calendar":
+            self.spend(now, amount)
+        elif self.limit.algorithm != "concurrency":
+            self.take(now, amount)
+
     def settle(self, now: int, entry: list[int], taken: int, truth: int) -> None:
         if self.limit.algorithm == "concurrency":
             self.in_flight -= taken
+        elif self.limit.algorithm == "calendar":
+            self.spend(now, truth)
+            self.taken[:] = [each for each in self.taken if each is not entry]
         elif self.limit.algorithm == "token_bucket" or truth > taken:
             self.taken.append([now, truth - taken])
         else:
@@ -144,12 +192,16 @@ LIMITS = {
     "bucket": limit("total_tokens", "token_bucket", 70, 10, burst=120),
     "odd bucket": limit("requests", "token_bucket", 7, 0.999983),
     "concurrency": limit("concurrency", "concurrency", 3),
+    "budget": calendar_limit(300, START + 60 * MICROS),
+    "total budget": calendar_limit(500, None),
+    "soft budget": calendar_limit(100, START + 20 * MICROS, hard=False),
 }
+BUDGETS = sorted(key for key in LIMITS if "budget" in key)
 AMOUNTS = st.integers(1, 130)
 SMALL = st.integers(1, 6)
 TAKES = st.lists(
     st.sampled_from(sorted(LIMITS)).flatmap(
-        lambda key: st.tuples(st.just(key), AMOUNTS if "tokens" in LIMITS[key].unit else SMALL)
+        lambda key: st.tuples(st.just(key), SMALL if LIMITS[key].unit in ("requests", "concurrency") else AMOUNTS)
     ),
     min_size=1,
     max_size=4,
@@ -164,6 +216,7 @@ BOUNDARIES = st.sampled_from(
         for near in (-1, 0, 1)
         if limit.algorithm == "sliding_window"
     ]
+    + [DAY - 1, DAY, DAY + 60 * MICROS]
 )
 
 
@@ -213,7 +266,10 @@ class CounterMachine(RuleBasedStateMachine):
         self.held[name] = Held(holder, takes, entries)
         for take, standing in zip(takes, decided.standings, strict=True):
             assert standing.used == self.accounts[take.key].used(self.now)
-            assert self.accounts[take.key].used(self.now + standing.reset) == 0 or take.key == "concurrency"
+            if take.limit.algorithm == "calendar":
+                assert standing.reset == (0 if take.limit.gain == MOST else max(0, take.limit.gain - self.now))
+            elif take.key != "concurrency":
+                assert self.accounts[take.key].used(self.now + standing.reset) == 0
 
     def _check_wait(self, take: Take, standing: Standing, *, fits: bool) -> None:
         """The wait is exactly as long as it must be."""
@@ -221,6 +277,8 @@ class CounterMachine(RuleBasedStateMachine):
             assert standing.wait == 0
         elif take.amount > take.limit.capacity:
             assert standing.wait == NEVER
+        elif take.limit.algorithm == "calendar":
+            assert standing.wait == (NEVER if take.limit.gain == MOST else max(1, take.limit.gain - self.now))
         elif take.key != "concurrency":
             account, room = self.accounts[take.key], take.limit.capacity - take.amount
             assert account.used(self.now + standing.wait) <= room < account.used(self.now + standing.wait - 1)
@@ -235,9 +293,10 @@ class CounterMachine(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted(self.held)))
         held = self.held.pop(name)
         truth = [max(0, take.amount + excess) for take in held.takes]
-        self.counters.settle(self.now, held.holder, name, truth)
+        spent = self.counters.settle(self.now, held.holder, name, truth)
         for take, entry, used in zip(held.takes, held.entries, truth, strict=True):
             self.accounts[take.key].settle(self.now, entry, take.amount, used)
+        assert list(spent) == [self.accounts[take.key].spent for take in held.takes]
         self.over.append((name, held))
 
     @precondition(lambda self: self.over)
@@ -245,7 +304,8 @@ class CounterMachine(RuleBasedStateMachine):
     def settle_again(self, data: st.DataObject) -> None:
         """Nothing happens twice."""
         name, held = data.draw(st.sampled_from(self.over))
-        self.counters.settle(self.now, held.holder, name, [take.amount for take in held.takes])
+        again = self.counters.settle(self.now, held.holder, name, [take.amount for take in held.takes])
+        assert not again
         self._expire()
 
     @precondition(lambda self: self.returned)
@@ -256,11 +316,20 @@ class CounterMachine(RuleBasedStateMachine):
         held = self.returned.pop(name)
         self._expire()
         truth = [amount] * len(held.takes)
-        self.counters.settle(self.now, held.holder, name, truth)
+        spent = self.counters.settle(self.now, held.holder, name, truth)
         for take in held.takes:
-            if take.key != "concurrency":
-                self.accounts[take.key].take(self.now, amount)
+            self.accounts[take.key].charge(self.now, amount)
+        assert list(spent) == [self.accounts[take.key].spent for take in held.takes]
         self.over.append((name, held))
+
+    @rule(key=st.sampled_from(BUDGETS), known=st.integers(0, 400))
+    def restore(self, key: str, known: int) -> None:
+        """The ledger knows of more, or of less."""
+        self._expire()
+        self.counters.restore(self.now, [Take(key, LIMITS[key], known)])
+        account = self.accounts[key]
+        account.spend(self.now, 0)
+        account.spend(self.now, max(0, known - account.spent))
 
     @rule(holder=st.sampled_from(HOLDERS))
     def renew(self, holder: str) -> None:
@@ -276,7 +345,10 @@ class CounterMachine(RuleBasedStateMachine):
                 take.amount
                 for each in self.held.values()
                 for take, entry in zip(each.takes, each.entries, strict=True)
-                if take.key == key and (key == "concurrency" or entry[0] > self.now - account.limit.window)
+                if take.key == key
+                and (
+                    account.limit.algorithm in ("concurrency", "calendar") or entry[0] > self.now - account.limit.window
+                )
             )
             if account.limit.algorithm != "token_bucket":
                 assert held <= account.limit.capacity
@@ -290,7 +362,7 @@ class CounterMachine(RuleBasedStateMachine):
 
 
 def test_counters_agree_with_a_whole_account_of_what_happened(make: Callable[[], Counters]) -> None:
-    """Reserve, settle, release, lease expiry, late and repeated settlement, on five limits and two holders at once."""
+    """Reserve, settle, release, lease expiry, late and repeated settlement, on eight limits and two holders at once."""
     run_state_machine_as_test(
         lambda: CounterMachine(make),  # type: ignore[arg-type]  # a factory will do, says its documentation
         settings=settings(
@@ -407,3 +479,15 @@ class TestRedisAlone:
         counters.reserve(START, "a", "n", self.takes(10))
         counters.settle(START, "a", "n", [10, 1])
         assert counters.keys() == ["holders", "t"]
+
+    def test_budgets_last_as_long_as_their_period_and_a_day_of_silence(self, counters: RedisCounters) -> None:
+        """By the clock of Redis, and so that a month that is over leaves nothing behind; a total stays."""
+        now, by_redis = time.time(), 0
+        for name, ends in (("over", now - 3600), ("month", now + 30 * 86_400), ("total", None)):
+            kept = calendar_limit(100, None if ends is None else round(ends * MICROS))
+            counters.charge(by_redis, "a", name, [Take(name, kept, 30)])
+            decided = counters.reserve(by_redis, "b", f"{name}?", [Take(name, kept, 71)])
+            assert (decided.granted, decided.standings[0].used) == (False, 30)
+        lasts = [counters.seconds_left(name) for name in ("over", "month", "total")]
+        assert lasts[:2] == [pytest.approx(86_400, abs=60), pytest.approx(30 * 86_400, abs=60)]
+        assert lasts[2] > 100 * 365 * 86_400

@@ -14,7 +14,8 @@ from headgate_server.errors import RateLimited, ReachedLimit
 from headgate_server.interceptors.status import MAX_DETAILS_BYTES, to_status
 from headgate_server.limits import truth
 from headgate_server.limits.estimate import TOOL_PROMPT_TOKENS, Estimator
-from headgate_server.limits.rules import Rules, Scoped
+from headgate_server.limits.rules import OF_PROVIDER, Rules
+from headgate_server.limits.scopes import Scoped
 from headgate_server.principal import ANONYMOUS, Principal
 from headgate_server.providers.base import Target
 from headgate_server.providers.hosts import Host
@@ -84,9 +85,9 @@ def test_a_provider_s_limits_wait_for_the_provider() -> None:
     """A rule that speaks of providers is asked when one is chosen, and only then."""
     found = rules({"per": ["provider"]}, {"only": {"provider": ["open*"]}, "per": ["tenant"]})
     assert found.of_call(ACME, "m") == ()
-    assert len(found.of_attempt(ACME, "m", "openai")) == 2
-    assert len(found.of_attempt(ACME, "m", "rack")) == 1
-    assert keys(found.of_attempt(ACME, "m", "rack")).isdisjoint(keys(found.of_attempt(ACME, "m", "openai")))
+    at_openai, at_rack = (found.of_attempt(OF_PROVIDER, target(name, "x"), ACME, "m") for name in ("openai", "rack"))
+    assert (len(at_openai), len(at_rack)) == (2, 1)
+    assert keys(at_openai).isdisjoint(keys(at_rack))
 
 
 def test_patterns_choose_whom_a_rule_is_for() -> None:
@@ -113,11 +114,13 @@ def test_a_caller_s_own_limits_are_added() -> None:
     assert keys(Rules([]).of_call(limited(2), "m")) == {own.key}
 
 
+def target(provider: str, model: str) -> Target:
+    """A model of that provider."""
+    return Target(provider, model, Host("v", "mock", ""), provider)
+
+
 def estimator(**estimate: Any) -> Estimator:
     """Two models that have cards, aliases of them, and a provider that sends a limit of 32,000 of its own."""
-
-    def target(provider: str, model: str) -> Target:
-        return Target(provider, model, Host("v", "mock", ""), provider)
 
     def alias(*models: str) -> AliasRoute:
         return AliasRoute([Candidate(target("v", model)) for model in models])
@@ -130,6 +133,7 @@ def estimator(**estimate: Any) -> Estimator:
         routes.targets,
         lambda target: cards.get(target.model),
         lambda target: 32_000 if target.provider == "strict" else None,
+        lambda target: None,
     )
 
 

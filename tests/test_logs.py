@@ -6,8 +6,6 @@ import gc
 import json
 import re
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,13 +14,13 @@ import pytest
 from headgate import v1 as pb
 from hypothesis import given, strategies as st
 
+from headgate_server import logs
 from headgate_server.app import SERVICE
 from headgate_server.call import Call, CallRegistry
 from headgate_server.config import ConfigError, load
 from headgate_server.config.values import Component
-from headgate_server.interceptors.access_log import access_log
+from headgate_server.interceptors.access_log import log_call
 from headgate_server.interceptors.chain import Chain
-from headgate_server.interceptors.status import status
 from headgate_server.principal import Principal
 from headgate_server.redaction import MASK
 from headgate_server.runtime import Runtime
@@ -54,10 +52,8 @@ async def logged_by(body: str, settings: str = "") -> list[dict[str, Any]]:
 async def test_every_line_of_a_call_tells_request_and_tenant(logged: LogLines) -> None:
     """Also a line that somebody outside of the access log writes, once it is known who calls."""
 
-    @asynccontextmanager
-    async def identified(call: Call) -> AsyncIterator[None]:
+    def identify(call: Call) -> None:
         call.principal = Principal(tenant="acme")
-        yield
 
     class Crashing:
         async def Generate(self, request: pb.GenerateRequest, call: Call) -> pb.GenerateResponse:
@@ -66,8 +62,8 @@ async def test_every_line_of_a_call_tells_request_and_tenant(logged: LogLines) -
         StreamGenerate = Embed = ListModels = Health = Generate
 
     runtime = Runtime(configured(providers={"demo": {"adapter": "mock"}}))
-    before_parse = [status, access_log, identified]
-    server = grpc.aio.server(interceptors=[Chain(SERVICE, CallRegistry(), lambda: runtime, before_parse=before_parse)])
+    chain = Chain(SERVICE, CallRegistry(), lambda: runtime, begin=[logs.bind], before_parse=[identify], end=[log_call])
+    server = grpc.aio.server(interceptors=[chain])
     servicer: Any = Crashing()
     pb.add_InferenceServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -236,17 +232,20 @@ log.error("unreachable", provider="b", reason="REFUSED")
     ]
 
 
-async def test_security_events_and_other_bugs_are_not_held_back() -> None:
-    """Forty refused logins are forty lines; a second bug is not taken for the first."""
+async def test_security_events_budgets_and_other_bugs_are_not_held_back() -> None:
+    """Forty refused logins are forty lines, forty used-up budgets, too; a second bug is not taken for the first."""
     body = """
 security = structlog.get_logger(component="security")
+budgets = structlog.get_logger(component="budgets")
 for n in range(40):
+    budgets.warning("budget_exceeded", n=n)
     security.warning("login_failed", reason="wrong_secret", n=n)
     log.error("internal_error", exc_info=ValueError())
     log.error("internal_error", exc_info=KeyError()) if n == 39 else None
 """
     lines = await logged_by(body, "log_repeats=10")
-    assert [line["n"] for line in lines if line["event"] == "login_failed"] == list(range(40))
+    for event in ("login_failed", "budget_exceeded"):
+        assert [line["n"] for line in lines if line["event"] == event] == list(range(40))
     bugs = [line["exception"] for line in lines if line["event"] == "internal_error"]
     assert ["KeyError" in bug for bug in bugs] == [False] * 10 + [True]
     assert [(line["raised"], line["lines"]) for line in lines if line["event"] == "lines_held_back"] == [

@@ -142,6 +142,40 @@ def test_no_subset_makes_a_call_dearer_than_its_dearest_rate(counts: dict[str, A
 
 MILLION_NANOS = 1000 * 10**6
 
+RATE = st.integers(0, 200 * MILLION_NANOS)
+RATES = st.builds(
+    Rates,
+    input=RATE,
+    output=RATE,
+    **{f.name: st.none() | RATE for f in fields(Rates) if f.name not in ("input", "output")},
+)
+TIERS = st.lists(st.tuples(st.integers(0, 2000), RATES), max_size=2, unique_by=lambda tier: tier[0]).map(sorted)
+
+
+@given(data=st.data(), rates=RATES, media=st.booleans())
+def test_no_call_costs_more_than_the_most_that_was_reserved(data: st.DataObject, rates: Rates, media: bool) -> None:
+    """Whatever the rates and tiers, and however the tokens, no more than were estimated, fall into classes."""
+    prices = PriceList(rates, "v1", tiers=tuple(data.draw(TIERS)))
+    most_input, most_output = data.draw(st.integers(0, 3000)), data.draw(st.integers(0, 3000))
+    sent, written = data.draw(st.integers(0, most_input)), data.draw(st.integers(0, most_output))
+    cached = data.draw(st.integers(0, sent))
+    usage = pb.Usage(
+        input_tokens=sent,
+        output_tokens=written,
+        cache_read_tokens=data.draw(st.integers(0, cached)),
+        reasoning_tokens=data.draw(st.integers(0, written)),
+    )
+    usage.cache_write_tokens = cached - usage.cache_read_tokens
+    usage.cache_write_1h_tokens = data.draw(st.integers(0, usage.cache_write_tokens))
+    if media:
+        usage.audio_input_tokens = data.draw(st.integers(0, sent))
+        usage.image_input_tokens = data.draw(st.integers(0, sent - usage.audio_input_tokens))
+        usage.audio_output_tokens = data.draw(st.integers(0, written - usage.reasoning_tokens))
+    priced, most = prices.cost(usage), prices.most(most_input, most_output, media=media)
+    assert priced is not None
+    assert most is not None
+    assert priced.total_nanos <= most
+
 
 def target(host: str, model: str) -> Target:
     return Target(provider=host, model=model, host=HOSTS[host], issuer=host)

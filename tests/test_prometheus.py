@@ -172,8 +172,12 @@ async def test_every_query_of_the_dashboard_has_data(serve: Serve, tmp_path: Pat
         }
         models = {"moving": {"targets": [{"provider": "v", "model": "bad"}, {"provider": "v", "model": "m"}]}}
         providers = {"v": provider, "demo": {"adapter": "mock", "models": ["embed"]}}
-        limits = {"rules": [{"unit": "requests", "limit": 10_000, "window": 60, "per": ["model"]}]}
-        async with serve(providers=providers, models=models, limits=limits) as headgate:
+        limits = {
+            "rules": [{"unit": "requests", "limit": 10_000, "window": 60, "per": ["model"]}],
+            "budgets": [{"amount": 1000, "period": "day", "per": ["tenant"]}],
+        }
+        ledger = {"url": f"sqlite:///{tmp_path}/ledger.db"}
+        async with serve(providers=providers, models=models, limits=limits, ledger=ledger) as headgate:
             async with prometheus(tmp_path, headgate.application.admin_address) as address:
                 async with aiohttp.ClientSession() as session, asyncio.timeout(90):
                     empty = dashboard_queries()

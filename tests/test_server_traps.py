@@ -17,9 +17,9 @@ from headgate_server.app import Application
 from headgate_server.call import Call, CallRegistry
 from headgate_server.config import Config, Server
 from headgate_server.errors import GatewayError, InvalidRequest, Violation
-from headgate_server.interceptors.access_log import access_log
+from headgate_server.interceptors.access_log import log_call
 from headgate_server.interceptors.chain import Chain
-from headgate_server.interceptors.status import status, to_status
+from headgate_server.interceptors.status import to_status
 from headgate_server.runtime import Runtime
 from headgate_server.servicers.inference import InferenceServicer
 from tests.conftest import LogLines, Serve
@@ -81,7 +81,7 @@ class Chained:
         self.calls = CallRegistry()
         self.servicer = Misbehaving()
         runtime = Runtime(Config(server=Server(max_reply_bytes=ByteSize(2**20))))
-        chain = Chain(SERVICE, self.calls, lambda: runtime, before_parse=[status, access_log])
+        chain = Chain(SERVICE, self.calls, lambda: runtime, end=[log_call])
         self.server = grpc.aio.server(interceptors=[chain], options=[("grpc.so_reuseport", 0)])
         pb.add_InferenceServiceServicer_to_server(cast(pb.InferenceServiceServicer, self.servicer), self.server)
         self.port = self.server.add_insecure_port("127.0.0.1:0")

@@ -26,7 +26,7 @@ async def test_a_stop_amid_all_that_is_told_to_every_caller_once() -> None:
     log, vendors = Log(), Vendors(seed=5, faulty_share=0.8)
     others = asyncio.all_tasks()
     with log.listening():
-        async with vendors.listening(), running(**sections(vendors)) as headgate:
+        async with vendors.listening(), running(**sections(vendors.running)) as headgate:
             made = {plan: asyncio.create_task(call(headgate, plan)) for plan in plans(5, 100, leaving_share=0.1)}
             await eventually(lambda: len(headgate.application.calls) + len(log.codes) >= 80, 10)
             await headgate.application.stop(delay=0, grace=0)

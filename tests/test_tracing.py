@@ -17,8 +17,7 @@ from headgate_server.app import SERVICE
 from headgate_server.call import Call, CallRegistry
 from headgate_server.config import Traces
 from headgate_server.interceptors.chain import Chain
-from headgate_server.interceptors.status import status
-from headgate_server.interceptors.tracing import tracing
+from headgate_server.interceptors.tracing import begin_trace, end_trace
 from headgate_server.runtime import Runtime
 from headgate_server.telemetry.tracing import call_tracer
 from tests.collector import Collector
@@ -356,7 +355,7 @@ async def test_a_crash_tells_where_it_happened_but_not_its_text(collector: Colle
     """Type and stack are an event of the call's span; the text of an exception may hold anything."""
     runtime = Runtime(configured(providers={"demo": {"adapter": "mock"}}))
     tracer = call_tracer(Traces(enabled=True), "127.0.0.1:0")
-    chain = Chain(SERVICE, CallRegistry(), lambda: runtime, before_parse=[status, tracing(tracer)])
+    chain = Chain(SERVICE, CallRegistry(), lambda: runtime, begin=[begin_trace(tracer)], end=[end_trace])
     server = grpc.aio.server(interceptors=[chain])
     pb.add_InferenceServiceServicer_to_server(cast(pb.InferenceServiceServicer, Crashing()), server)
     port = server.add_insecure_port("127.0.0.1:0")

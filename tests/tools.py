@@ -97,31 +97,33 @@ class HeadgateCommand:
         self.process.send_signal(number)
         return await self.ended()
 
-    async def ended(self) -> Finished:
-        async with asyncio.timeout(30):
+    async def ended(self, seconds: float = 30) -> Finished:
+        """Waits for the end."""
+        async with asyncio.timeout(seconds):
             stdout, stderr = await self.process.communicate()
-        return Finished(self.process.returncode or 0, stdout.decode(), stderr.decode())
+        return Finished(self.process.returncode or 0, stdout.decode(), (stderr or b"").decode())
 
 
 @asynccontextmanager
-async def headgate_serve(*arguments: str, env: Mapping[str, str] | None = None) -> AsyncIterator[HeadgateCommand]:
-    """`headgate serve` on a free port, once it has said that it serves."""
+async def headgate_serve(
+    *arguments: str, env: Mapping[str, str] | None = None, log: Path | None = None
+) -> AsyncIterator[HeadgateCommand]:
+    """`headgate serve` on a free port, once it has said that it serves. What it logs is added to `log`, if given."""
     environment = {
         **{k: v for k, v in os.environ.items() if not k.endswith("_API_KEY")},
         "PORT": "0",
         "HEADGATE_ADMIN_PORT": "0",
         **(env or {}),
     }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "headgate_server",
-        "serve",
-        *arguments,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=environment,
-    )
+    command = (sys.executable, "-m", "headgate_server", "serve", *arguments)
+    stdout = asyncio.subprocess.PIPE
+    if log:
+        with log.open("ab") as stderr:
+            process = await asyncio.create_subprocess_exec(*command, stdout=stdout, stderr=stderr, env=environment)
+    else:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=stdout, stderr=asyncio.subprocess.PIPE, env=environment
+        )
     try:
         async with asyncio.timeout(STARTUP_SECONDS):
             welcome = await _welcome(process)
@@ -139,8 +141,8 @@ async def _welcome(process: asyncio.subprocess.Process) -> list[str]:
         lines.append(line)
         if line.strip().startswith("headgate call"):
             return lines
-    assert process.stderr is not None
-    raise AssertionError(f"headgate did not start: {(await process.stderr.read()).decode()}")
+    told = await process.stderr.read() if process.stderr else b"see its log"
+    raise AssertionError(f"headgate did not start: {told.decode()}")
 
 
 @asynccontextmanager
@@ -154,7 +156,7 @@ async def inference_server(directory: Path, *options: str) -> AsyncIterator[str]
     model = directory / "tiny.gguf"
     made = await run(sys.executable, str(REAL_SERVER / "make_tiny_gguf.py"), str(model), "0.85")
     assert made.code == 0, made.stderr
-    port = _free_port()
+    port = free_port()
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(REAL_SERVER / "start_server.py"),
@@ -174,7 +176,8 @@ async def inference_server(directory: Path, *options: str) -> AsyncIterator[str]
         await process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
     import socket
 
     with socket.socket() as free:

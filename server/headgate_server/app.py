@@ -26,17 +26,22 @@ from headgate_server import logs
 from headgate_server.admin.listener import AdminListener
 from headgate_server.admin.status import configuration, pools, status as status_page, targets, tasks
 from headgate_server.call import CallRegistry
-from headgate_server.config import Config
+from headgate_server.config import Config, Ledger as LedgerConfig
 from headgate_server.config.tree import Server as ServerConfig
-from headgate_server.interceptors.access_log import access_log
+from headgate_server.interceptors.access_log import log_call
 from headgate_server.interceptors.admission import admission
-from headgate_server.interceptors.auth import auth, permission
+from headgate_server.interceptors.auth import authenticate, permit
 from headgate_server.interceptors.chain import Chain
-from headgate_server.interceptors.limits import limits
+from headgate_server.interceptors.ended_calls import EndedCalls
+from headgate_server.interceptors.ledger import conclude, enter
+from headgate_server.interceptors.limits import reserve, settle
 from headgate_server.interceptors.metrics import metrics
-from headgate_server.interceptors.status import status
-from headgate_server.interceptors.tracing import tracing
-from headgate_server.interceptors.validation import validated
+from headgate_server.interceptors.tracing import begin_trace, end_trace
+from headgate_server.interceptors.validation import validate
+from headgate_server.ledger.ledger import Ledger
+from headgate_server.listeners import Listeners, ProbeServer, channel_options, raise_open_file_limit
+from headgate_server.memory import MemoryWatch
+from headgate_server.receiving import Reception
 from headgate_server.reload import Reloader
 from headgate_server.runtime import Runtime
 from headgate_server.servicers.inference import InferenceServicer
@@ -44,7 +49,6 @@ from headgate_server.telemetry.event_loop import watch_lag
 from headgate_server.telemetry.gauges import RunningServer
 from headgate_server.telemetry.metrics import Metrics
 from headgate_server.telemetry.recent import Recent
-from headgate_server.tls import CertificateFiles
 
 if TYPE_CHECKING:
     from headgate_server.telemetry.tracing import CallTracer
@@ -55,7 +59,7 @@ LIVENESS = "liveness"
 CLEANUP_SECONDS = 5.0
 RELOAD_PATIENCE_SECONDS = 2.0
 """So long a reload waits for new tokens and signing keys: what else it changes must not wait long."""
-RELOADABLE = {"max_concurrent_calls", "max_reply_bytes", "drain_delay", "drain_grace"}
+RELOADABLE = {"receive_timeout", "max_concurrent_calls", "max_reply_bytes", "drain_delay", "drain_grace"}
 
 log = structlog.get_logger(component="server")
 
@@ -71,34 +75,45 @@ class Application:
         self._runtime = Runtime(config)
         self._retiring: set[asyncio.Task[None]] = set()
         self._tracer = _call_tracer(config)
-        self._servicer = InferenceServicer(self._calls)
+        self._ledger = Ledger(config.ledger) if config.ledger else None
+        self._servicer = InferenceServicer(self._calls, self._ledger)
         self._metrics = Metrics()
-        self._certificates = CertificateFiles(config.server.tls) if config.server.tls else None
+        self._listeners = Listeners(config.server)
         self._metrics.registry.register(
-            RunningServer(self._calls, lambda: self._runtime, self._certificates, time.monotonic)
+            RunningServer(
+                self._calls, lambda: self._runtime, self._listeners.certificates, self._ledger, time.monotonic
+            )
         )
         self._recent = Recent()
+        counting = [metrics(self._metrics, self._recent)] if config.admin.enabled else []
+        self._ended = EndedCalls([log_call, *counting])
         self._admin = self._admin_listener(config) if config.admin.enabled else None
-        self._watching_lag: asyncio.Task[None] | None = None
+        self._reception = Reception()
+        self._memory = MemoryWatch(int(config.server.max_memory_bytes), self._reception.give_up_slow)
+        self._watching: list[asyncio.Task[None]] = []
         self._health = grpc_health.HealthServicer()
+        listen = config.server.probe_listen
+        self._probes = ProbeServer(listen, self._health) if listen else None
         self._server = grpc.aio.server(
             interceptors=[
                 Chain(
                     SERVICE,
                     self._calls,
                     lambda: self._runtime,
-                    before_parse=[
-                        status,
-                        tracing(self._tracer),
-                        *([metrics(self._metrics, self._recent)] if self._admin else []),
-                        access_log,
-                        admission(self._calls),
-                        auth,
+                    begin=[logs.bind, begin_trace(self._tracer)],
+                    before_parse=[admission(self._calls, lambda: self._memory.short), authenticate],
+                    after_parse=[*([enter(self._ledger)] if self._ledger else []), validate, permit, reserve],
+                    end=[
+                        settle,
+                        end_trace,
+                        *([conclude(self._ledger)] if self._ledger else []),
+                        self._ended.add,
                     ],
-                    after_parse=[validated, permission, limits],
+                    reception=self._reception,
                 )
             ],
-            options=_channel_options(config.server),
+            options=channel_options(config.server),
+            maximum_concurrent_rpcs=config.server.max_concurrent_rpcs or None,
         )
         # The chain hands every method a Call where the generated base class has gRPC's context.
         pb.add_InferenceServiceServicer_to_server(cast(pb.InferenceServiceServicer, self._servicer), self._server)
@@ -119,6 +134,16 @@ class Application:
         return self._calls
 
     @property
+    def ended(self) -> EndedCalls:
+        """The calls that are over and not told of yet."""
+        return self._ended
+
+    @property
+    def other_ports(self) -> dict[str, int]:
+        """Those of `server.probe_listen` and `server.tls.mtls_listen`, once they are bound; 0 without one."""
+        return {"probe_port": self._probes.port if self._probes else 0, "mtls_port": self._listeners.mtls_port}
+
+    @property
     def runtime(self) -> Runtime:
         """What new calls begin with."""
         return self._runtime
@@ -136,6 +161,7 @@ class Application:
             lambda: self._servicer.state == pb.SERVING_STATE_SERVING,
             lambda: status_page(self._runtime, self._calls, self._recent, self._servicer.state, started),
             debug if config.admin.debug else {},
+            self._ended.tell,
         )
 
     async def start(self) -> int:
@@ -144,17 +170,22 @@ class Application:
         Raises:
             OSError: an address cannot be bound.
         """
+        if self._ledger:
+            await self._ledger.start()
         await self._runtime.start()
-        self._watching_lag = asyncio.create_task(watch_lag(self._metrics.loop_lag.observe))
+        self._watching = [
+            asyncio.create_task(watch_lag(self._metrics.loop_lag.observe)),
+            asyncio.create_task(self._memory.run()),
+            asyncio.create_task(self._reception.run()),
+        ]
         if self._admin:
             self.admin_address = await self._start_admin(self._admin)
-        try:
-            port = self._listen()
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {self._config.server.listen}") from error
+        port = self._listeners.bind(self._server)
         await self._server.start()
         for name in (*READINESS, LIVENESS):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        if self._probes:
+            await self._probes.start()
         return port
 
     async def _start_admin(self, admin: AdminListener) -> str:
@@ -162,12 +193,6 @@ class Application:
             return await admin.start(self._config.admin.listen)
         except OSError as error:
             raise OSError(f"cannot listen on {self._config.admin.listen} (admin)") from error
-
-    def _listen(self) -> int:
-        listen = self._config.server.listen
-        if self._certificates is None:
-            return self._server.add_insecure_port(listen)
-        return self._server.add_secure_port(listen, self._certificates.credentials())
 
     async def reload(self, config: Config) -> None:
         """Serves by another configuration from the next call on; calls in flight finish as they began.
@@ -229,13 +254,18 @@ class Application:
             log.error("calls_left_at_stop", calls=len(self._calls))
         hurrying.cancel()
         await self._server.stop(0)
+        self._ended.tell()
         await stopping
         await drained
         if self._retiring:
             await asyncio.wait(self._retiring, timeout=CLEANUP_SECONDS)
         await self._runtime.close()
-        if self._watching_lag:
-            self._watching_lag.cancel()
+        if self._ledger:
+            await self._ledger.close()
+        for task in self._watching:
+            task.cancel()
+        if self._probes:
+            await self._probes.close()
         if self._admin:
             await self._admin.close()
         if self._tracer:
@@ -248,6 +278,7 @@ def run(config: Config, path: Path | None = None, environment: Mapping[str, str]
     With a `path`, SIGHUP and changes beside that file have it read again, with the same environment.
     """
     logs.configure(config.telemetry)
+    raise_open_file_limit()
     try:
         import uvloop
     except ImportError:
@@ -277,6 +308,7 @@ async def _serve(config: Config, path: Path | None, environment: Mapping[str, st
         version=headgate_server.__version__,
         address=f"{host}:{port}",
         admin=application.admin_address,
+        **{name: port for name, port in application.other_ports.items() if port},
         providers=list(config.providers),
         models=list(config.models),
         reflection=config.server.reflection,
@@ -343,6 +375,13 @@ def _needing_restart(started: Config, config: Config) -> Iterator[str]:
     for name in ("admin", "telemetry"):
         if getattr(started, name) != getattr(config, name):
             yield name
+    if _without_content(started.ledger) != _without_content(config.ledger):
+        yield "ledger"
+
+
+def _without_content(ledger: LedgerConfig | None) -> LedgerConfig | None:
+    """What of the ledger is read at the start alone."""
+    return ledger and ledger.model_copy(update={"content": None})
 
 
 def _call_tracer(config: Config) -> CallTracer | None:
@@ -351,26 +390,6 @@ def _call_tracer(config: Config) -> CallTracer | None:
     from headgate_server.telemetry.tracing import call_tracer  # an extra
 
     return call_tracer(config.telemetry.traces, config.server.listen)
-
-
-def _channel_options(server: ServerConfig) -> list[tuple[str, int]]:
-    options: dict[str, float | None] = {
-        "grpc.so_reuseport": 0,
-        "grpc.max_receive_message_length": server.max_request_bytes,
-        "grpc.max_send_message_length": -1,  # the chain refuses with a reason what is larger than max_reply_bytes
-        "grpc.max_metadata_size": server.max_metadata_bytes,  # between the two limits the core refuses at random
-        "grpc.absolute_max_metadata_size": server.max_metadata_bytes,
-        "grpc.max_concurrent_streams": server.max_concurrent_streams,
-        "grpc.keepalive_time_ms": server.keepalive_time * 1000,
-        "grpc.keepalive_timeout_ms": server.keepalive_timeout * 1000,
-        "grpc.keepalive_permit_without_calls": 1,
-        "grpc.http2.min_ping_interval_without_data_ms": server.min_ping_interval * 1000,
-        "grpc.server_handshake_timeout_ms": server.handshake_timeout * 1000,
-        "grpc.max_connection_idle_ms": server.max_connection_idle and server.max_connection_idle * 1000,
-        "grpc.max_connection_age_ms": server.max_connection_age and server.max_connection_age * 1000,
-        "grpc.max_connection_age_grace_ms": server.max_connection_age_grace * 1000,
-    }
-    return [(name, int(value)) for name, value in options.items() if value is not None]
 
 
 async def _sleep(seconds: float, until: asyncio.Event) -> None:

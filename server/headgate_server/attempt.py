@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from headgate import v1 as pb
@@ -18,6 +18,8 @@ from headgate_server.errors import (
     ProviderRateLimited,
     ProviderTimeout,
 )
+from headgate_server.ledger.estimate import answer_bytes, content_bytes
+from headgate_server.prices import Account, PriceList
 from headgate_server.providers.base import Target
 from headgate_server.redaction import redacted
 from headgate_server.resilience.clocks import AttemptClock, Clocks
@@ -31,7 +33,7 @@ CALLERS_OWN = (CallerCredentialsRejected, ProviderQuotaExhausted, ProviderRateLi
 class Attempt:
     """Ends exactly once: answered, failed or cancelled, whichever is said first.
 
-    `permit` is the breaker's, `cause` why the attempt is made.
+    `permit` is the breaker's, `cause` why the attempt is made, `prices` what the target's tokens cost.
     """
 
     def __init__(
@@ -44,8 +46,17 @@ class Attempt:
         kind: str,
         cause: Cause,
         permit: int,
+        prices: PriceList | None = None,
     ) -> None:
         self.target = target
+        self.prices = prices
+        self.cost: pb.Cost | None = None
+        """Of what the vendor counted, once that is known."""
+        self.share = 1.0
+        """How much of the call's request is sent in this attempt."""
+        self.uncounted_bytes = 0
+        """Bytes of content that came after the vendor's last word on usage, as far as the ledger has to know."""
+        self._usage_reports = 0
         self.caller_key = call.provider_keys.get(target.issuer.lower(), "")
         self.secrets: Collection[str] = ()
         """What it authenticates by, which a vendor may repeat in an error."""
@@ -64,7 +75,14 @@ class Attempt:
         call.causes.append(cause)
         call.upstream.enter(self.started)
         self._span = call.trace.attempt(call, self.record, target, cause) if call.trace else None
+        if call.entry:
+            call.entry.began(self)
         state.began()
+
+    @property
+    def ended(self) -> bool:
+        """It is over."""
+        return self._ended
 
     @property
     def trace_headers(self) -> Mapping[str, str]:
@@ -80,12 +98,27 @@ class Attempt:
         if self._span:
             self._span.content_came()
 
-    def answered(self, usage: pb.Usage | None) -> None:
+    def streamed(self, events: Sequence[pb.StreamGenerateResponse], usage_reports: int) -> None:
+        """Events of one read came. What of them the vendor has not counted is counted for the ledger."""
+        if usage_reports != self._usage_reports:
+            self._usage_reports, self.uncounted_bytes = usage_reports, 0
+        elif self._call.counts_content:
+            self.uncounted_bytes += content_bytes(events)
+
+    def counted(self, account: Account) -> None:
+        """The vendor's own account of what was used, whatever becomes of the attempt."""
+        if account.HasField("usage"):
+            self.record.usage.CopyFrom(account.usage)
+        elif self._call.counts_content and isinstance(account, pb.GenerateResponse):
+            self.uncounted_bytes = answer_bytes(account)
+        if account.HasField("cost"):
+            self.cost = account.cost
+
+    def answered(self, account: Account) -> None:
         """The vendor's whole answer came, with what it counted."""
         if self._ended:
             return
-        if usage is not None:
-            self.record.usage.CopyFrom(usage)
+        self.counted(account)
         latency = self._end(pb.ATTEMPT_OUTCOME_OK)
         self._state.answered(self._permit, self._kind, latency, self.started + latency, time.time())
 

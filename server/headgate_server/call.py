@@ -21,6 +21,7 @@ from headgate_server.principal import ANONYMOUS, Principal
 if TYPE_CHECKING:
     import grpc.aio
 
+    from headgate_server.ledger.entry import Entry
     from headgate_server.limits.call import CallLimits
     from headgate_server.runtime import Runtime
     from headgate_server.telemetry.spans import CallTrace
@@ -37,10 +38,11 @@ _ACCEPTED_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 class Call:
     """What is known of one RPC.
 
-    Interceptors and servicers get it in place of gRPC's context. `attempts` grows by one record for each upstream
-    attempt, whatever becomes of it. `runtime` is the generation of the configuration that the call began with, to its
-    end. `provider_keys` are the caller's own, by issuer. `deadline` is the caller's own, or else the server's default.
-    Times are seconds of the monotonic clock.
+    Interceptors and servicers get it in place of gRPC's context, which must not be asked for anything after the end:
+    that crashes the process. `attempts` grows by one record for each upstream attempt, whatever becomes of it.
+    `runtime` is the generation of the configuration that the call began with, to its end. `provider_keys` are the
+    caller's own, by issuer. `deadline` is the caller's own, or else the server's default. Times are seconds of the
+    monotonic clock.
     """
 
     def __init__(
@@ -56,12 +58,18 @@ class Call:
         self.runtime = runtime
         self.principal: Principal = ANONYMOUS
         self.provider_keys: Mapping[str, str] = {}
+        self.peer = context.peer()
+        """The caller's address as gRPC writes it: ipv4:127.0.0.1:40000."""
         presented = context.invocation_metadata() or ()
         self.metadata: dict[str, str | bytes] = dict(presented)
         self.repeated = _repeated(presented) if len(presented) != len(self.metadata) else frozenset()
         """Names of metadata that came more than once; of each the last counts."""
         self.request_id = _request_id(self.metadata.get(REQUEST_ID))
         self.started = time.monotonic()
+        self.duration = 0.0
+        """Seconds from the beginning to the end, known from then on."""
+        self.ended_at = 0.0
+        """When it ended, in seconds since the epoch."""
         remaining = context.time_remaining()
         self.has_deadline = remaining is not None
         patience = runtime.config.routing.default_deadline if remaining is None else remaining
@@ -78,6 +86,8 @@ class Call:
         self.arm = ""
         """Name of the target that was chosen, where the alias names its targets."""
         self.limits: CallLimits | None = None
+        self.entry: Entry | None = None
+        """What the ledger enters of it; None where there is no ledger, and of calls that it does not know."""
         self.trailer: list[tuple[str, str]] = []
         """What travels in trailing metadata, whatever the outcome."""
         self.trace_id = ""
@@ -100,22 +110,24 @@ class Call:
         self._outcome: GatewayError | None = None
 
     @property
-    def peer(self) -> str:
-        """The caller's address as gRPC writes it: ipv4:127.0.0.1:40000."""
-        return self.context.peer()
-
-    @property
     def answering(self) -> pb.Attempt | None:
         """The attempt whose answer the caller got, or the last one if none answered."""
         answered = (attempt for attempt in reversed(self.attempts) if attempt.outcome == pb.ATTEMPT_OUTCOME_OK)
         return next(answered, self.attempts[-1] if self.attempts else None)
 
-    def elapsed(self) -> float:
-        """Seconds since the call began."""
-        return time.monotonic() - self.started
+    @property
+    def counts_content(self) -> bool:
+        """Somebody has to know how much came that no vendor counts: the ledger, or a budget."""
+        return self.entry is not None or (self.limits is not None and self.limits.counts_money)
+
+    def end(self, exception: BaseException | None) -> GatewayError | None:
+        """The call is over; how it ended, as `conclude` says."""
+        self.duration = time.monotonic() - self.started
+        self.ended_at = time.time()
+        return self.conclude(exception)
 
     def conclude(self, exception: BaseException | None) -> GatewayError | None:
-        """How the call ended, None for OK. The innermost that asks decides; all others hear the same."""
+        """How the call ended, None for OK. The first that asks decides; all others hear the same."""
         if self._outcome is None and exception is not None:
             self._outcome = self._classify(exception)
         return self._outcome
@@ -147,9 +159,9 @@ class Call:
     def end_when_overdue(self) -> asyncio.TimerHandle:
         """Ends the call some time after the default deadline: a caller who reads no more holds it where no clock of an
         attempt runs."""
-        return asyncio.get_running_loop().call_later(self.deadline - self.started + OVERDUE_SECONDS, self._end)
+        return asyncio.get_running_loop().call_later(self.deadline - self.started + OVERDUE_SECONDS, self._end_overdue)
 
-    def _end(self) -> None:
+    def _end_overdue(self) -> None:
         self._overdue = True
         if self.task is not None:
             self.task.cancel()

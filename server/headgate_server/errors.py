@@ -10,10 +10,13 @@
     ├── CallerCredentialsRejected      PERMISSION_DENIED    CALLER_CREDENTIALS_REJECTED
     ├── ModelNotFound                  NOT_FOUND            MODEL_NOT_FOUND
     ├── NoEligibleProvider             FAILED_PRECONDITION  NO_ELIGIBLE_PROVIDER
+    │   └── UnpricedTarget             FAILED_PRECONDITION  NO_ELIGIBLE_PROVIDER
     ├── RateLimited                    RESOURCE_EXHAUSTED   RATE_LIMITED
     │   ├── LargerThanLimit            RESOURCE_EXHAUSTED   RATE_LIMITED
     │   └── ProviderLimitReached       RESOURCE_EXHAUSTED   RATE_LIMITED
     │       └── LargerThanProviderLimit RESOURCE_EXHAUSTED  RATE_LIMITED
+    ├── BudgetExceeded                 RESOURCE_EXHAUSTED   BUDGET_EXCEEDED
+    │   └── ProviderBudgetExceeded     RESOURCE_EXHAUSTED   BUDGET_EXCEEDED
     ├── GatewayOverloaded              UNAVAILABLE          GATEWAY_OVERLOADED
     ├── GatewayDraining                UNAVAILABLE          GATEWAY_DRAINING
     ├── DeadlineExceeded               DEADLINE_EXCEEDED    DEADLINE
@@ -37,8 +40,7 @@
         ├── ProviderResourceNotFound   NOT_FOUND            PROVIDER_RESOURCE_NOT_FOUND
         └── OpaqueStateRejected        FAILED_PRECONDITION  OPAQUE_STATE_REJECTED
 
-The text of an error is ours and public; what the vendor said stays in `vendor_detail`, for the log alone. Budgets add
-their own leaf beside these.
+The text of an error is ours and public; what the vendor said stays in `vendor_detail`, for the log alone.
 """
 
 from __future__ import annotations
@@ -194,6 +196,13 @@ class NoEligibleProvider(GatewayError):
     reason = "NO_ELIGIBLE_PROVIDER"
 
 
+class UnpricedTarget(NoEligibleProvider):
+    """Nobody knows what the target costs, a budget applies, and the configuration refuses that."""
+
+    other_target = True
+    asked = False
+
+
 class RateLimited(GatewayError):
     """A limit of the caller has no room for the call; `reached_limits` are all that have none."""
 
@@ -219,6 +228,20 @@ class LargerThanProviderLimit(ProviderLimitReached):
     """The call alone is more than a limit on one provider, or on a fallback's name, ever holds."""
 
     retryable = False
+
+
+class BudgetExceeded(GatewayError):
+    """A budget has no money left for the call; `reached_limits` are all limits that have no room."""
+
+    code = StatusCode.RESOURCE_EXHAUSTED
+    reason = "BUDGET_EXCEEDED"
+    asked = False
+
+
+class ProviderBudgetExceeded(BudgetExceeded):
+    """The budget is one of a provider or a target; another may have money left."""
+
+    other_target = True
 
 
 class GatewayOverloaded(GatewayError):

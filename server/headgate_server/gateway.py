@@ -80,11 +80,11 @@ class Gateway:
                     answer = adapter.decode(await self._upstream.fetch(http_call, attempt), target)
                 except ContentFiltered as blocked:
                     answer = pb.GenerateResponse(candidates=[filtered(blocked)])
-                attempt.answered(answer.usage if answer.HasField("usage") else None)
+                answer.warnings.extend(http_call.warnings)
+                add_cost(answer, attempt.prices)
+                attempt.answered(answer)
                 answer.provider = target.provider
                 answer.model = answer.model or target.model
-                answer.warnings.extend(http_call.warnings)
-                add_cost(answer, self._catalog.prices(target))
                 return answer
 
         answer = await self._first(request, call, UNARY, answer_from)
@@ -114,13 +114,7 @@ class Gateway:
             attempt = await self._begin(turn, request, call, STREAM)
             with attempt.watched():
                 generation = Generation(
-                    self._upstream,
-                    attempt,
-                    http_call,
-                    adapter.Stream(target),
-                    call,
-                    request.stream,
-                    self._catalog.prices(target),
+                    self._upstream, attempt, http_call, adapter.Stream(target), call, request.stream
                 )
                 await generation.commit()
                 return generation
@@ -148,10 +142,11 @@ class Gateway:
             async def embed_batch(inputs: Sequence[pb.EmbedInput], cause: Cause | None = None) -> pb.EmbedResponse:
                 http_call = endpoint.adapter.encode_embed(request, inputs, target)
                 attempt = await self._begin(turn, request, call, EMBED, cause)
+                attempt.share = len(inputs) / len(request.inputs)
                 with attempt.watched():
                     body = await self._upstream.fetch(http_call, attempt)
                     answer = endpoint.adapter.decode_embed(body, len(inputs), target)
-                    attempt.answered(answer.usage if answer.HasField("usage") else None)
+                    attempt.answered(answer)
                     answer.warnings.extend(http_call.warnings)
                     return answer
 
@@ -186,7 +181,7 @@ class Gateway:
     ) -> T:
         """The first answer that commits, by the plan; what nobody can answer is raised."""
         if call.limits:
-            answer_from = _limited(call.limits, answer_from)
+            answer_from = _limited(call.limits, request, answer_from)
         plan, hedge_delay = self._plan(request, call, kind)
         refused: T | None = None
         while True:
@@ -264,9 +259,16 @@ class Gateway:
         clocks = state.policy.clocks
         if request.HasField("execution"):
             clocks = clocks.tightened(request.execution)
-        option = turn.option
+        target = turn.option.candidate.target
         attempt = Attempt(
-            call, option.candidate.target, state, clocks, kind=kind, cause=cause or option.cause, permit=permit
+            call,
+            target,
+            state,
+            clocks,
+            kind=kind,
+            cause=cause or turn.option.cause,
+            permit=permit,
+            prices=self._catalog.prices(target),
         )
         turn.attempts.append(attempt)
         return attempt
@@ -309,16 +311,27 @@ def _content_filter_moves_on(request: Request) -> bool:
 
 
 def _limited(
-    limits: CallLimits, answer_from: Callable[[Turn], Coroutine[Any, Any, T]]
+    limits: CallLimits, request: Request, answer_from: Callable[[Turn], Coroutine[Any, Any, T]]
 ) -> Callable[[Turn], Coroutine[Any, Any, T]]:
     """Answers if the limits have room for one more try, for the provider that it goes to and the name it came by."""
 
     async def answer_within_limits(turn: Turn) -> T:
         candidate = turn.option.candidate
-        await limits.attempt(candidate.target, candidate.asked)
-        return await answer_from(turn)
+        requests = _requests(request, candidate.target)
+        limited = await limits.attempt(candidate.target, candidate.asked, requests, turn.attempts)
+        try:
+            return await answer_from(turn)
+        finally:
+            limited.over = True
 
     return answer_within_limits
+
+
+def _requests(request: Request, target: Target) -> int:
+    """In how many requests it goes to the target."""
+    if isinstance(request, pb.EmbedRequest):
+        return len(embeddings.split(request.inputs, target.host.quirks.embed_batch))
+    return 1
 
 
 async def _all_or_nothing(answers: Sequence[Coroutine[None, None, T]]) -> list[T]:

@@ -11,7 +11,7 @@ from headgate import v1 as pb
 from headgate_server.attempt import Attempt
 from headgate_server.call import GATEWAY, Call
 from headgate_server.errors import ContentFiltered, GatewayError, InternalError, StreamInterrupted
-from headgate_server.prices import PriceList, add_cost
+from headgate_server.prices import add_cost
 from headgate_server.providers.base import HttpCall, Stream
 from headgate_server.upstream import Upstream
 
@@ -27,14 +27,12 @@ class Generation:
         stream: Stream,
         call: Call,
         options: pb.StreamOptions,
-        prices: PriceList | None,
     ) -> None:
         self._upstream = upstream
         self._attempt = attempt
         self._http_call = http_call
         self._stream = stream
         self._call = call
-        self._prices = prices
         coalesce = options.max_coalesce_delay.ToMilliseconds() / 1000
         self._vendor_events = upstream.stream(http_call, attempt, coalesce=coalesce)
         self._held_back: list[pb.StreamGenerateResponse] = []
@@ -55,6 +53,7 @@ class Generation:
             await self._vendor_events.aclose()
             self._held_back = self._end(_filtered_events(blocked))
         except BaseException:
+            self._count(self._stream.interrupt(pb.FINISH_REASON_ERROR)[-1].generation_end)
             await self._vendor_events.aclose()
             raise
         self._begin(self._held_back[0].generation_start)
@@ -122,6 +121,7 @@ class Generation:
             return []
         async for vendor_events in self._vendor_events:
             events = self._stream.feed(vendor_events)
+            self._attempt.streamed(events, self._stream.usage_reports)
             if events and not self._content_came:
                 self._content_came = True
                 self._attempt.content_came()
@@ -146,33 +146,35 @@ class Generation:
     def _end(self, events: list[pb.StreamGenerateResponse]) -> list[pb.StreamGenerateResponse]:
         self._ended = True
         end = events[-1].generation_end
-        self._attempt.answered(end.usage if end.HasField("usage") else None)
-        return self._accounted(events)
+        add_cost(end, self._attempt.prices)
+        self._attempt.answered(end)
+        return self._told(events)
 
     def _filter(self, blocked: ContentFiltered) -> list[pb.StreamGenerateResponse]:
         """A content filter stopped the answer in the middle: an outcome, and the answer's end."""
-        self._ended = True
         candidate = filtered(blocked)
         events = self._stream.interrupt(pb.FINISH_REASON_CONTENT_FILTER)
         for event in events:
             if event.HasField("candidate_end"):
                 event.candidate_end.finish.CopyFrom(candidate.finish)
-        end = events[-1].generation_end
-        end.partial = False
-        self._attempt.answered(end.usage if end.HasField("usage") else None)
-        return self._accounted(events)
+        events[-1].generation_end.partial = False
+        return self._end(events)
 
     def _interrupt(self, finish: pb.FinishReason.ValueType) -> list[pb.StreamGenerateResponse]:
         self._ended = True
         events = self._stream.interrupt(finish)
         end = events[-1].generation_end
-        if end.HasField("usage"):
-            self._attempt.record.usage.CopyFrom(end.usage)
-        return self._accounted(events)
+        self._count(end)
+        add_cost(end, self._attempt.prices)
+        return self._told(events)
 
-    def _accounted(self, events: list[pb.StreamGenerateResponse]) -> list[pb.StreamGenerateResponse]:
-        """The last events, with their cost, and the whole call's account if they are its answer."""
-        add_cost(events[-1].generation_end, self._prices)
+    def _count(self, end: pb.GenerationEnd) -> None:
+        """What was used up to here, as far as the vendor has said so."""
+        self._attempt.streamed((), self._stream.usage_reports)
+        self._attempt.counted(end)
+
+    def _told(self, events: list[pb.StreamGenerateResponse]) -> list[pb.StreamGenerateResponse]:
+        """The last events, of which the call learns if they are its answer."""
         if self._delivering:
             self._tell_call(events)
         return events

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
 
@@ -38,7 +39,7 @@ CHATTY = (
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "exception": 40, "critical": 50}
 KIND = ("component", "event", "provider", "reason")
 HELD_BACK = "lines_held_back"
-NEVER_HELD_BACK = "security"
+NEVER_HELD_BACK = ("budgets", "security")
 """The component whose every line counts: who attacks with many hides one among them."""
 OF_MANY_LINES = ("exception", "stack")
 
@@ -65,7 +66,7 @@ def configure(telemetry: Telemetry) -> None:
     shared: list[Processor] = [
         add_call,
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _add_timestamp,
         structlog.processors.format_exc_info,
         _mask_fields,
     ]
@@ -93,14 +94,32 @@ def configure(telemetry: Telemetry) -> None:
 
 
 def add_call(_logger: Any, _name: str, event: EventDict) -> EventDict:
-    """Which call the line belongs to, and whose that is."""
+    """Which call the line belongs to, where it is written within one."""
     of = _call.get(None)
     if of and (call := of()):
-        event["request_id"] = call.request_id
-        if call.trace_id:
-            event["trace_id"] = call.trace_id
-        if call.principal.tenant:
-            event["tenant"] = call.principal.tenant
+        event.update(of_call(call))
+    return event
+
+
+def of_call(call: Call) -> dict[str, str]:
+    """What every line of a call tells: which one it is, and whose."""
+    told = {"request_id": call.request_id}
+    if call.trace_id:
+        told["trace_id"] = call.trace_id
+    if call.principal.tenant:
+        told["tenant"] = call.principal.tenant
+    return told
+
+
+def timestamp(seconds: float) -> str:
+    """A moment since the epoch as lines have it."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+def _add_timestamp(_logger: Any, _name: str, event: EventDict) -> EventDict:
+    """When it is written, unless the line itself tells of an earlier moment."""
+    if "timestamp" not in event:
+        event["timestamp"] = timestamp(time.time())
     return event
 
 
@@ -130,7 +149,7 @@ def _hold_back(_logger: Any, name: str, event: EventDict) -> EventDict:
     if _repetition is None:
         return event
     _report(_repetition.ended(time.monotonic()))
-    if event.get("component") == NEVER_HELD_BACK:
+    if event.get("component") in NEVER_HELD_BACK:
         return event
     if LEVELS[name] >= logging.WARNING and event["event"] != HELD_BACK:
         kind: Kind = (*[str(event.get(field, "")) for field in KIND], _raised(event))

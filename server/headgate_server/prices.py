@@ -8,6 +8,8 @@ from headgate import v1 as pb
 
 MILLION = 1_000_000
 MOST_NANOS = 2**63 - 1
+COMPONENTS = 4
+"""Of a cost, each of which is rounded by less than a nano."""
 
 Account = pb.GenerateResponse | pb.EmbedResponse | pb.GenerationEnd
 
@@ -28,6 +30,16 @@ class Rates:
     image_input: int | None = None
     audio_output: int | None = None
     reasoning: int | None = None
+
+    def dearest(self, *, media: bool) -> tuple[int, int | None]:
+        """The highest rate of any input and of any output; `media` says that not all of it is text."""
+        inputs = [self.input, self.cache_read, self.cache_write, self.cache_write_1h]
+        outputs = [self.output, self.reasoning]
+        if media:
+            inputs += [self.audio_input, self.image_input]
+            outputs.append(self.audio_output)
+        known = [rate for rate in outputs if rate is not None]
+        return max(rate for rate in inputs if rate is not None), max(known) if self.output is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +78,17 @@ class PriceList:
             price_version=self.version,
             **components,
         )
+
+    def most(self, input_tokens: int, output_tokens: int, *, media: bool) -> int | None:
+        """The most nanos that a call can cost which uses no more than that; None where a price is not known."""
+        reached = [self.rates, *(rates for threshold, rates in self.tiers if input_tokens > threshold)]
+        costs = []
+        for rates in reached:
+            input_rate, output_rate = rates.dearest(media=media)
+            if output_rate is None and output_tokens:
+                return None
+            costs.append(input_tokens * input_rate + output_tokens * (output_rate or 0))
+        return max(costs) // MILLION + COMPONENTS
 
     def model_prices(self) -> list[pb.ModelPrice]:
         """The rates as ListModels shows them, those of long contexts with their threshold."""

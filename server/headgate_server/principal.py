@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from headgate_server.config.budgets import Budget
     from headgate_server.config.limits import Limit
 
 
@@ -20,6 +21,7 @@ class Principal:
     allowed_models: tuple[str, ...] = ()
     allowed_providers: tuple[str, ...] = ()
     limits: tuple[Limit, ...] = ()
+    budgets: tuple[Budget, ...] = ()
 
     def may_use_model(self, name: str) -> bool:
         """Whether the caller may ask for this alias, or provider/model."""

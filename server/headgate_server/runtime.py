@@ -70,7 +70,10 @@ class Runtime:
         catalog = _catalog(config, endpoints)
         routes = _routes(config, endpoints)
         self.limits: LimitPolicy = LimitPolicy(
-            config, _estimator(config, endpoints, routes), previous.limits if previous else None
+            config,
+            _estimator(config, endpoints, routes, catalog),
+            self.identity.own_budgets,
+            previous.limits if previous else None,
         )
         self.gateway = Gateway(
             routes,
@@ -93,10 +96,15 @@ class Runtime:
     async def start(self, patience: float = FIRST_SECONDS) -> None:
         """Fetches the first tokens and keys, and waits for them at most `patience` seconds: without one a provider
         fails, not the gateway, and it goes on to be fetched."""
-        starting = (self.identity.start(patience), self.limits.limiter.start(), self._fetch_first_tokens(patience))
+        starting = (self._know_callers(patience), self._fetch_first_tokens(patience))
         for failure in await asyncio.gather(*starting, return_exceptions=True):
             if failure is not None:
                 raise failure
+
+    async def _know_callers(self, patience: float) -> None:
+        """Limits come after identities, whose own budgets they restore."""
+        await self.identity.start(patience)
+        await self.limits.start(patience)
 
     async def _fetch_first_tokens(self, patience: float) -> None:
         credentials = [served.endpoint.credential for served in self.providers.values()]
@@ -110,13 +118,13 @@ class Runtime:
     async def retire(self) -> None:
         """New calls begin with another generation: nothing is looked after any more, calls in flight go on."""
         await self._checker.stop()
+        await self.limits.retire()
 
     async def close(self, successor: Runtime | None = None) -> None:
         """Closes every connection that the successor did not take over."""
         await self._checker.stop()
         await self.upstream.close()
-        if successor is None or successor.limits.limiter is not self.limits.limiter:
-            await self.limits.limiter.close()
+        await self.limits.close(successor.limits if successor else None)
         for name, served in self.providers.items():
             if successor is None or successor.providers.get(name) is not served:
                 await served.endpoint.close()
@@ -169,7 +177,7 @@ def _routes(config: Config, endpoints: Mapping[str, Endpoint]) -> Routes:
     return Routes(aliases, provider_target, rules)
 
 
-def _estimator(config: Config, endpoints: Mapping[str, Endpoint], routes: Routes) -> Estimator:
+def _estimator(config: Config, endpoints: Mapping[str, Endpoint], routes: Routes, catalog: Catalog) -> Estimator:
     def card_output(target: Target) -> int | None:
         card = config.providers[target.provider].catalog.get(target.model)
         return card.max_output_tokens if card else None
@@ -177,7 +185,7 @@ def _estimator(config: Config, endpoints: Mapping[str, Endpoint], routes: Routes
     def default_output(target: Target) -> int | None:
         return endpoints[target.provider].default_max_output_tokens
 
-    return Estimator(config.limits.estimate, routes.targets, card_output, default_output)
+    return Estimator(config.limits.estimate, routes.targets, card_output, default_output, catalog.prices)
 
 
 def _named_targets(config: Config, endpoints: Mapping[str, Endpoint]) -> Iterator[Target]:

@@ -92,8 +92,9 @@ class Upstream:
         finally:
             response.close()
 
-    async def check(self, endpoint: Endpoint, seconds: float) -> None:
-        """Asks for the list of models, which is cheap, and is satisfied with any answer that shows a working service.
+    async def check(self, endpoint: Endpoint, seconds: float) -> Mapping[str, str]:
+        """Asks for the list of models, which is cheap, and is satisfied with any answer that shows a working service:
+        the headers of that answer.
 
         Raises:
             GatewayError: the provider cannot be reached, failed, or does not accept the credentials.
@@ -109,6 +110,7 @@ class Upstream:
                         error.vendor_detail = redacted(error.vendor_detail, authentication.values())
                         raise error
                     await _beginning(response)
+                    return response.headers
                 finally:
                     response.close()
         except TimeoutError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import islice
 
 import msgspec
 from google.protobuf.duration_pb2 import Duration
@@ -128,25 +129,28 @@ def _messages(request: pb.GenerateRequest, found: Found) -> None:
     complete = not request.provider_options
     for index, message in enumerate(request.messages):
         path = f"messages[{index}]"
-        if message.role == pb.ROLE_UNSPECIFIED:
+        if not message.role:
             found.append(Violation(f"{path}.role", "is required"))
-        else:
+        elif message.role not in ROLES:
             _known(ROLES, message.role, f"{path}.role", found)
-        if not message.parts and not message.provider_metadata:
+        parts, extras = message.parts, message.provider_metadata
+        if extras:
+            _json_objects(extras, f"{path}.provider_metadata", found)
+        elif not parts:
             found.append(Violation(f"{path}.parts", "at least one part is required"))
-        if message.provider_metadata:
-            _json_objects(message.provider_metadata, f"{path}.provider_metadata", found)
-        for number, part in enumerate(message.parts):
+        for number, part in enumerate(parts):
             part_path = f"{path}.parts[{number}]"
-            _part(part, part_path, found)
-            if part.HasField("tool_call"):
+            content = _part(part, part_path, found)
+            if content == "tool_call":
                 call_ids.add(part.tool_call.id)
-            elif complete and part.HasField("tool_result") and part.tool_result.call_id not in call_ids:
+            elif content == "tool_result" and complete and part.tool_result.call_id not in call_ids:
                 found.append(Violation(f"{part_path}.tool_result.call_id", "no earlier tool call has this id"))
 
 
-def _part(part: pb.Part, path: str, found: Found) -> None:
-    match part.WhichOneof("content"):
+def _part(part: pb.Part, path: str, found: Found) -> str | None:
+    """Which content the part has."""
+    content = part.WhichOneof("content")
+    match content:
         case "text" | "refusal":
             pass
         case None:
@@ -162,11 +166,12 @@ def _part(part: pb.Part, path: str, found: Found) -> None:
         case "provider_item":
             if not _is_object(part.provider_item.json):
                 found.append(Violation(f"{path}.provider_item.json", "is not a JSON object"))
-    opaque = part.signature or part.item_id or part.HasField("provider_item")
+    opaque = part.signature or part.item_id or content == "provider_item"
     if opaque and not part.issuer:
         found.append(Violation(f"{path}.issuer", "is required beside signature, item_id or provider_item"))
     if part.provider_metadata:
         _json_objects(part.provider_metadata, f"{path}.provider_metadata", found)
+    return content
 
 
 def _tool_call(part: pb.Part, path: str, found: Found) -> None:
@@ -277,6 +282,13 @@ def _config(config: pb.GenerationConfig, found: Found) -> None:
             found.append(Violation(f"config.stop_sequences[{index}]", "is empty"))
     if config.HasField("response_format"):
         _response_format(config.response_format, found)
+
+
+def within_bounds(labels: Mapping[str, str]) -> dict[str, str]:
+    """Of the labels of a request that may be none what a valid one may have."""
+    return {
+        key[:MAX_LABEL_KEY_BYTES]: value[:MAX_LABEL_VALUE_BYTES] for key, value in islice(labels.items(), MAX_LABELS)
+    }
 
 
 def _response_format(form: pb.ResponseFormat, found: Found) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from contextlib import aclosing, closing
 from typing import Any
 
 import pytest
 from headgate import AsyncClient, Client, StreamInterrupted, v1 as pb
 from headgate.errors import CallCancelled, DeadlineExceeded
+from headgate.fold import fold
 from headgate.testing import UNKNOWN_EVENT, Reply, ScriptedServer, events_of
 
 from tests.clients.both import connected, ended
@@ -90,6 +92,19 @@ def test_a_plain_break_ends_the_call_at_once(server: ScriptedServer) -> None:
         with pytest.raises(CallCancelled):
             stream.final()
         assert server.calls[-1].wait() == "CANCELLED"
+
+
+async def test_closing_an_iterator_ends_the_call_at_once(server: ScriptedServer) -> None:
+    """`aclosing` and `closing` around `text` are for those who want no `with` around the stream."""
+    server.script("slow", Reply(text=["a", "b"], hang=True))
+    async with AsyncClient(server.address) as client:
+        async with aclosing(client.stream("slow", "Hi").text) as texts:
+            assert await anext(texts) == "a"
+        assert await ended(server) == "CANCELLED"
+    with Client(server.address) as sync:
+        with closing(sync.stream("slow", "Hi").text) as pieces:
+            assert await asyncio.to_thread(next, pieces) == "a"
+        assert await ended(server) == "CANCELLED"
 
 
 async def test_a_cancelled_task_ends_its_call(server: ScriptedServer) -> None:
@@ -225,7 +240,7 @@ async def _arrival(server: ScriptedServer, calls: int) -> None:
 
 
 def test_a_client_made_before_the_loop_serves_several(server: ScriptedServer) -> None:
-    """AsyncClient may be global: each event loop gets a connection."""
+    """AsyncClient may be global: each event loop has a connection of its own, also at the same time."""
     server.script("fast", Reply(text="a"))
     client = AsyncClient(server.address)
 
@@ -235,5 +250,12 @@ def test_a_client_made_before_the_loop_serves_several(server: ScriptedServer) ->
         return answer.text
 
     for _ in range(2):
-        with asyncio.Runner() as runner:
-            assert runner.run(once()) == "a"
+        assert asyncio.run(once()) == "a"
+
+    async def both() -> tuple[str, str]:
+        events = aiter(client.stream("fast", "Hi"))
+        await anext(events)
+        other = await asyncio.to_thread(asyncio.run, once())
+        return fold([event async for event in events]).candidates[0].message.parts[0].text, other
+
+    assert asyncio.run(both()) == ("a", "a")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from headgate import AsyncClient, Client
 from headgate.connection import Connection, is_loopback
+from headgate.embeddings import MAX_ROWS
 from headgate.testing import Reply, ScriptedServer
 
 from tests.clients.both import connected
@@ -42,10 +43,16 @@ async def test_each_call_has_an_id_of_its_own(client: Any, server: ScriptedServe
 
 
 async def test_a_token_is_asked_for_at_each_call(kind: str, server: ScriptedServer) -> None:
-    """Tokens that expire are a function's to give."""
+    """Tokens that expire are a function's to give, once for all batches, and when a stream begins to be read."""
     numbers = iter(range(9))
-    for expected in ("Bearer t0", "Bearer t1"):
-        assert (await metadata(kind, server, token=lambda: f"t{next(numbers)}"))["authorization"] == expected
+    server.script("fast", FAST)
+    async with connected(kind, server.address, token=lambda: f"t{next(numbers)}") as client:
+        await client.generate("fast", "Hi")
+        stream = client.stream("fast", "Hi")
+        await client.embed("fast", ["Hi"] * (MAX_ROWS + 1))
+        await stream.final()
+    sent = [call.metadata["authorization"] for call in server.calls]
+    assert sent == ["Bearer t0", "Bearer t1", "Bearer t1", "Bearer t2"]
 
 
 async def test_an_async_token_is_awaited(server: ScriptedServer) -> None:
@@ -58,7 +65,7 @@ async def test_an_async_token_is_awaited(server: ScriptedServer) -> None:
     assert (await metadata("async", server, token=token))["authorization"] == "Bearer later"
     async with AsyncClient(server.address, token=token) as client:
         await client.stream("fast", "Hi").final()
-    assert server.calls[-1].metadata["authorization"] == "Bearer later"
+    assert {call.metadata["authorization"] for call in server.calls} == {"Bearer later"}
     with Client(server.address, token=lambda: token()) as sync, pytest.raises(TypeError, match="AsyncClient"):
         sync.generate("fast", "Hi")
 
@@ -91,6 +98,7 @@ async def test_address_and_key_come_from_the_environment(
         ("headgate.prod:50051", False),
         ("localhost.evil.example:50051", False),
         ("dns://8.8.8.8/headgate.prod", False),
+        ("dns://8.8.8.8/localhost:1", False),
         ("10.0.0.1:50051", False),
         ("xds:///headgate", False),
     ],
@@ -113,12 +121,13 @@ def test_plain_text_is_for_loopback_alone(address: str, local: bool) -> None:
         ({"metadata": {"x-team": "ü"}}, ValueError),
         ({"ca": "/no/such/file.pem"}, OSError),
         ({"adress": "typo"}, TypeError),
+        ({"address": "http://localhost:50051"}, ValueError),
     ],
 )
 def test_connections_that_contradict_themselves_are_refused(options: Any, error: type[Exception]) -> None:
     """When the client is made, and without naming secrets."""
     with pytest.raises(error) as caught:
-        Client("localhost:1", **options)
+        Client(**{"address": "localhost:1", **options})
     assert "line" not in str(caught.value)
 
 

@@ -115,6 +115,7 @@ def test_none_is_not_given() -> None:
     ("options", "error"),
     [
         ({"temprature": 1}, TypeError),
+        ({"temprature": None}, TypeError),
         ({"stop_sequences": "END"}, TypeError),
         ({"response_format": "yaml"}, ValueError),
         ({"max_output_tokens": -1}, ValueError),

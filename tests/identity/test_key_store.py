@@ -203,6 +203,17 @@ async def test_servers_that_start_together_make_the_tables_once(url: str) -> Non
         await database.close()
 
 
+async def test_a_server_that_is_rolled_back_leaves_later_tables_as_they_are(url: str, database: SqlKeyDatabase) -> None:
+    """Migrations add, so that the version before finds what it knows; keys go on."""
+    key = await create(database)
+    await execute(url, "UPDATE headgate_keys_version SET version_num = '9999'")
+    older = SqlKeyDatabase(url, migrates=True)
+    await older.prepare()
+    assert await older.is_current()
+    assert key.id in await older.names("")
+    await older.close()
+
+
 async def test_what_is_kept_of_a_key_is_not_the_key(url: str, database: SqlKeyDatabase) -> None:
     """Neither it nor its secret stands in any row."""
     key = await create(database)

@@ -101,6 +101,8 @@ async def test_list_shows_keys_and_no_secrets(config: Path) -> None:
         "admin",
         "--limits",
         '[{"unit": "requests", "limit": 5, "window": 60}]',
+        "--budgets",
+        '[{"amount": 20, "period": "month"}]',
     )
     first = json.loads((await keys(config, "create", *options, "--json")).stdout)
     second = json.loads((await keys(config, "create", "--tenant", "other", "--json")).stdout)
@@ -110,6 +112,7 @@ async def test_list_shows_keys_and_no_secrets(config: Path) -> None:
     assert [(key["id"], key["state"], key["roles"], key["limits"]) for key in shown] == [
         (first["id"], "active", ["admin"], [{"unit": "requests", "limit": 5, "window": 60.0}])
     ]
+    assert shown[0]["budgets"] == [{"amount": "20", "period": "month"}]
     for output in (table, json.dumps(shown)):
         assert not re.search(r"[0-9a-f]{64}", output)
         assert KEY.search(output) is None
@@ -132,6 +135,7 @@ async def test_a_static_key_is_printed_with_its_lines_of_configuration(config: P
         (("create", "--tenant", ""), 2, "--tenant: must be printable text"),
         (("create", "--tenant", "a", "--expires-in", "soon"), 2, "--expires-in: must be a time such as 90d"),
         (("create", "--tenant", "a", "--limits", "{}"), 2, "--limits: Input should be a valid array"),
+        (("create", "--tenant", "a", "--budgets", '[{"amount": 1}]'), 2, "--budgets: 0.period: Field required"),
         (("rotate", new_key().id), 1, "there is no key"),
         (("revoke", new_key().id), 1, "there is no key"),
         (("revoke",), 2, "requires an arg"),

@@ -56,7 +56,7 @@ async def soak(options: Options) -> Report:
     others = asyncio.all_tasks()
     with log.listening():
         async with vendors.listening():
-            async with running(**sections(vendors)) as headgate:
+            async with running(**sections(vendors.running)) as headgate:
                 reloading = asyncio.create_task(_reload(headgate, vendors, options.reload_seconds))
                 part = _Part(headgate, vendors, log, report)
                 calls = plans(options.seed, options.calls, options.leaving_share)
@@ -90,7 +90,7 @@ async def _reload(headgate: Headgate, vendors: Vendors, seconds: float) -> None:
     """Serves by the next generation of the configuration every so often."""
     for generation in count(1):
         await asyncio.sleep(seconds)
-        await headgate.application.reload(configured(**sections(vendors, generation)))
+        await headgate.application.reload(configured(**sections(vendors.running, generation)))
 
 
 class _Part:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
@@ -120,12 +120,12 @@ async def _lists_no_models(exchange: Exchange) -> None:
     await exchange.answer(200, {"data": []})
 
 
-def sections(vendors: Vendors, generation: int = 0) -> dict[str, Any]:
+def sections(running: Mapping[str, Vendor], generation: int = 0) -> dict[str, Any]:
     """A configuration with everything that routing and resilience have, over these vendors.
 
     In each generation `b` is another provider, in every third `c` is; `a` stays what it is.
     """
-    at = {name: {"adapter": "openai", "base_url": vendor.base_url} for name, vendor in vendors.running.items()}
+    at = {name: {"adapter": "openai", "base_url": vendor.base_url} for name, vendor in running.items()}
     small_batches = {"embed_batch": 2}
     targets = [{"provider": name, "model": "x"} for name in NAMES]
     return {

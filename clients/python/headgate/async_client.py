@@ -8,12 +8,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Unpack
+from weakref import WeakKeyDictionary
 
 import grpc
 import grpc.aio
 from headgate import v1 as pb
 from headgate.answer import Answer
-from headgate.connection import LOOK_SECONDS, Call, Connection, ConnectionOptions
+from headgate.connection import LOOK_SECONDS, Call, Connection, ConnectionOptions, Metadata
 from headgate.embeddings import EMBEDS_AT_ONCE, EmbedInputs, Vectors, batches, joined, vectors
 from headgate.errors import failure
 from headgate.fold import text_of
@@ -33,23 +34,21 @@ class AsyncClient:
             async for text in client.stream("fast", "Hello").text:
                 print(text, end="")
 
-    Everything is as in Client. It may be made before there is an event loop; in another loop it connects anew.
+    Everything is as in Client. It may be made before there is an event loop; each loop has a connection of its own.
     """
 
     def __init__(self, address: str = "", **options: Unpack[ConnectionOptions]) -> None:
         self._connection = Connection.to(address, options)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._channel: grpc.aio.Channel | None = None
-        self._connected: pb.InferenceServiceAsyncStub | None = None
+        self._channels: WeakKeyDictionary[asyncio.AbstractEventLoop, _Channel] = WeakKeyDictionary()
 
     async def generate(
         self, model: str | pb.GenerateRequest, messages: Messages = (), **options: Unpack[GenerateOptions]
     ) -> Answer:
         """The answer to a conversation, at once; a whole GenerateRequest may be given instead of model and messages."""
         request = generate_request(model, messages, options)
-        call = await self._call(options)
+        call = self._connection.call(options)
         try:
-            response = await self._stub.Generate(request, timeout=call.timeout, metadata=call.metadata)
+            response = await self._stub.Generate(request, timeout=call.timeout, metadata=await self._metadata(call))
         except grpc.RpcError as error:
             raise failure(error, call.request_id) from error
         return Answer(response, call.request_id)
@@ -58,7 +57,7 @@ class AsyncClient:
         self, model: str | pb.GenerateRequest, messages: Messages = (), **options: Unpack[GenerateOptions]
     ) -> AsyncStream:
         """The answer to a conversation as it comes; the call is made when reading begins, and ended when it ends."""
-        return AsyncStream(self, generate_request(model, messages, options), options)
+        return AsyncStream(self, generate_request(model, messages, options), self._connection.call(options))
 
     async def run_tools(
         self,
@@ -105,11 +104,11 @@ class AsyncClient:
     async def models(self, **options: Unpack[CallOptions]) -> list[pb.Model]:
         """The aliases and models that you may name, by name."""
         found: list[pb.Model] = []
-        call = await self._call({"timeout": LOOK_SECONDS, **options})
+        call = self._connection.call({"timeout": LOOK_SECONDS, **options})
         request = pb.ListModelsRequest(page_size=1000)
         try:
             while True:
-                page = await self._stub.ListModels(request, timeout=call.timeout, metadata=call.metadata)
+                page = await self._stub.ListModels(request, timeout=call.timeout, metadata=await self._metadata(call))
                 found += page.models
                 if not page.next_page_token:
                     return found
@@ -119,16 +118,18 @@ class AsyncClient:
 
     async def health(self, **options: Unpack[CallOptions]) -> pb.HealthResponse:
         """The operator's view of the server and its providers."""
-        call = await self._call({"timeout": LOOK_SECONDS, **options})
+        call = self._connection.call({"timeout": LOOK_SECONDS, **options})
         try:
-            return await self._stub.Health(pb.HealthRequest(), timeout=call.timeout, metadata=call.metadata)
+            return await self._stub.Health(
+                pb.HealthRequest(), timeout=call.timeout, metadata=await self._metadata(call)
+            )
         except grpc.RpcError as error:
             raise failure(error, call.request_id) from error
 
     async def close(self) -> None:
-        """Ends the connection and all calls in flight."""
-        if self._channel is not None:
-            await self._channel.close()
+        """Ends the connection of this event loop and all calls in flight."""
+        if channel := self._channels.pop(asyncio.get_running_loop(), None):
+            await channel.channel.close()
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -141,33 +142,36 @@ class AsyncClient:
     @property
     def _stub(self) -> pb.InferenceServiceAsyncStub:
         loop = asyncio.get_running_loop()
-        if self._connected is None or self._loop is not loop:
-            self._loop, self._channel = loop, _channel(self._connection)
-            self._connected = pb.InferenceServiceStub(self._channel)
-        return self._connected
+        if (connected := self._channels.get(loop)) is None:
+            connected = self._channels[loop] = _Channel(_channel(self._connection))
+        return connected.stub
 
-    async def _call(self, options: Any) -> Call:
-        token = self._connection.token() if self._connection.token else ""
-        return self._connection.call(options, token if isinstance(token, str) else await token)
+    async def _metadata(self, call: Call) -> Metadata:
+        """What goes with a call, a fresh token included."""
+        if not self._connection.token:
+            return call.metadata
+        token = self._connection.token()
+        return call.bearing(token if isinstance(token, str) else await token)
 
     async def _embed(self, model: Any, inputs: Any, options: Any) -> list[pb.EmbedResponse]:
         pieces = batches(embed_request(model, inputs, options))
-        call = await self._call(options)
+        call = self._connection.call(options)
         try:
             if len(pieces) == 1:
-                return [await self._stub.Embed(pieces[0], timeout=call.timeout, metadata=call.metadata)]
+                return [await self._stub.Embed(pieces[0], timeout=call.timeout, metadata=await self._metadata(call))]
             return await self._embed_together(pieces, call)
         except grpc.RpcError as error:
             raise failure(error, call.request_id) from error
 
     async def _embed_together(self, pieces: Sequence[pb.EmbedRequest], call: Call) -> list[pb.EmbedResponse]:
         end = time.monotonic() + call.timeout
+        metadata = await self._metadata(call)
         slots = asyncio.Semaphore(EMBEDS_AT_ONCE)
 
         async def embedded(piece: pb.EmbedRequest) -> pb.EmbedResponse:
             async with slots:
                 left = max(0.0, end - time.monotonic())
-                return await self._stub.Embed(piece, timeout=left, metadata=call.metadata)
+                return await self._stub.Embed(piece, timeout=left, metadata=metadata)
 
         tasks = [asyncio.create_task(embedded(piece)) for piece in pieces]
         try:
@@ -189,31 +193,31 @@ class AsyncStream:
         print((await stream.final()).usage)
     """
 
-    def __init__(self, client: AsyncClient, request: pb.GenerateRequest, options: GenerateOptions) -> None:
+    def __init__(self, client: AsyncClient, request: pb.GenerateRequest, call: Call) -> None:
         self._client = client  # a client that nobody else holds must live as long as its stream
         self._request = request
-        self._options = options
-        self._call: Any = None
+        self._call = call
+        self._sent: Any = None
         self._events: AsyncIterator[pb.StreamGenerateResponse] | None = None
-        self._reading = Reading(options.get("request_id") or "")
+        self._reading = Reading(call.request_id)
 
     @property
     def request_id(self) -> str:
-        """The id that the gateway logs; empty before reading begins, if you gave none."""
-        return self._reading.request_id
+        """The id that the gateway logs."""
+        return self._call.request_id
 
     @property
-    def text(self) -> AsyncIterator[str]:
+    def text(self) -> AsyncGenerator[str, None]:
         """The text of the first candidate, piece by piece."""
         return self._text()
 
-    async def _text(self) -> AsyncIterator[str]:
+    async def _text(self) -> AsyncGenerator[str, None]:
         async with aclosing(self._each()) as events:
             async for event in events:
                 if text := text_of(event):
                     yield text
 
-    def __aiter__(self) -> AsyncIterator[pb.StreamGenerateResponse]:
+    def __aiter__(self) -> AsyncGenerator[pb.StreamGenerateResponse, None]:
         return self._each()
 
     async def _each(self) -> AsyncGenerator[pb.StreamGenerateResponse, None]:
@@ -231,8 +235,8 @@ class AsyncStream:
 
     def close(self) -> None:
         """Ends the call, if it has not ended."""
-        if self._reading.leave() and self._call is not None:
-            self._call.cancel()
+        if self._reading.leave() and self._sent is not None:
+            self._sent.cancel()
 
     async def aclose(self) -> None:
         """The same, for `contextlib.aclosing`."""
@@ -263,11 +267,18 @@ class AsyncStream:
         return event
 
     async def _begun(self) -> AsyncIterator[pb.StreamGenerateResponse]:
-        call = await self._client._call(self._options)
-        self._reading.request_id = call.request_id
+        metadata = await self._client._metadata(self._call)
         stub = self._client._stub
-        self._call = stub.StreamGenerate(self._request, timeout=call.timeout, metadata=call.metadata)
-        return aiter(self._call)
+        self._sent = stub.StreamGenerate(self._request, timeout=self._call.timeout, metadata=metadata)
+        return aiter(self._sent)
+
+
+class _Channel:
+    """A channel and its stub."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
+        self.stub: pb.InferenceServiceAsyncStub = pb.InferenceServiceStub(channel)
 
 
 def _channel(connection: Connection) -> grpc.aio.Channel:

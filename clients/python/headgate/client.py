@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from types import TracebackType
 from typing import Any, Unpack
 
 import grpc
 from headgate import v1 as pb
 from headgate.answer import Answer
-from headgate.connection import LOOK_SECONDS, Call, Connection, ConnectionOptions
+from headgate.connection import LOOK_SECONDS, Call, Connection, ConnectionOptions, Metadata
 from headgate.embeddings import EMBEDS_AT_ONCE, EmbedInputs, Vectors, batches, joined, vectors
 from headgate.errors import failure
 from headgate.fold import text_of
@@ -47,9 +47,9 @@ class Client:
     ) -> Answer:
         """The answer to a conversation, at once; a whole GenerateRequest may be given instead of model and messages."""
         request = generate_request(model, messages, options)
-        call = self._call(options)
+        call = self._connection.call(options)
         try:
-            return Answer(self._stub.Generate(request, call.timeout, call.metadata), call.request_id)
+            return Answer(self._stub.Generate(request, call.timeout, self._metadata(call)), call.request_id)
         except grpc.RpcError as error:
             raise failure(error, call.request_id) from error
 
@@ -57,7 +57,7 @@ class Client:
         self, model: str | pb.GenerateRequest, messages: Messages = (), **options: Unpack[GenerateOptions]
     ) -> Stream:
         """The answer to a conversation as it comes; the call is made when reading begins, and ended when it ends."""
-        return Stream(self, generate_request(model, messages, options), self._call(options))
+        return Stream(self, generate_request(model, messages, options), self._connection.call(options))
 
     def run_tools(
         self,
@@ -108,11 +108,11 @@ class Client:
     def models(self, **options: Unpack[CallOptions]) -> list[pb.Model]:
         """The aliases and models that you may name, by name."""
         found: list[pb.Model] = []
-        call = self._call({"timeout": LOOK_SECONDS, **options})
+        call = self._connection.call({"timeout": LOOK_SECONDS, **options})
         request = pb.ListModelsRequest(page_size=1000)
         try:
             while True:
-                page = self._stub.ListModels(request, call.timeout, call.metadata)
+                page = self._stub.ListModels(request, call.timeout, self._metadata(call))
                 found += page.models
                 if not page.next_page_token:
                     return found
@@ -122,9 +122,9 @@ class Client:
 
     def health(self, **options: Unpack[CallOptions]) -> pb.HealthResponse:
         """The operator's view of the server and its providers."""
-        call = self._call({"timeout": LOOK_SECONDS, **options})
+        call = self._connection.call({"timeout": LOOK_SECONDS, **options})
         try:
-            return self._stub.Health(pb.HealthRequest(), call.timeout, call.metadata)
+            return self._stub.Health(pb.HealthRequest(), call.timeout, self._metadata(call))
         except grpc.RpcError as error:
             raise failure(error, call.request_id) from error
 
@@ -140,32 +140,36 @@ class Client:
     ) -> None:
         self.close()
 
-    def _call(self, options: Any) -> Call:
-        token = self._connection.token() if self._connection.token else ""
-        if not isinstance(token, str):
-            getattr(token, "close", lambda: None)()  # a coroutine that nobody awaits would warn
-            raise TypeError("token must give text; AsyncClient awaits it")
-        return self._connection.call(options, token)
+    def _metadata(self, call: Call) -> Metadata:
+        """What goes with a call, a fresh token included."""
+        if not self._connection.token:
+            return call.metadata
+        token = self._connection.token()
+        if isinstance(token, str):
+            return call.bearing(token)
+        getattr(token, "close", lambda: None)()  # a coroutine that nobody awaits would warn
+        raise TypeError("token must give text; AsyncClient awaits it")
 
     def _embed(self, model: Any, inputs: Any, options: Any) -> list[pb.EmbedResponse]:
         pieces = batches(embed_request(model, inputs, options))
-        call = self._call(options)
+        call = self._connection.call(options)
         try:
             if len(pieces) == 1:
-                return [self._stub.Embed(pieces[0], call.timeout, call.metadata)]
+                return [self._stub.Embed(pieces[0], call.timeout, self._metadata(call))]
             return self._embed_together(pieces, call)
         except grpc.RpcError as error:
             raise failure(error, call.request_id) from error
 
     def _embed_together(self, pieces: Sequence[pb.EmbedRequest], call: Call) -> list[pb.EmbedResponse]:
         end = time.monotonic() + call.timeout
+        metadata = self._metadata(call)
         waiting: deque[Any] = deque()
         responses = []
         try:
             for piece in pieces:
                 if len(waiting) == EMBEDS_AT_ONCE:
                     responses.append(waiting.popleft().result())
-                waiting.append(self._stub.Embed.future(piece, max(0.0, end - time.monotonic()), call.metadata))
+                waiting.append(self._stub.Embed.future(piece, max(0.0, end - time.monotonic()), metadata))
             while waiting:
                 responses.append(waiting.popleft().result())
         finally:
@@ -203,11 +207,11 @@ class Stream:
         return self._call.request_id
 
     @property
-    def text(self) -> Iterator[str]:
+    def text(self) -> Generator[str, None, None]:
         """The text of the first candidate, piece by piece."""
         return (text for event in self if (text := text_of(event)))
 
-    def __iter__(self) -> Iterator[pb.StreamGenerateResponse]:
+    def __iter__(self) -> Generator[pb.StreamGenerateResponse, None, None]:
         try:
             while (event := self._next()) is not None:
                 yield event
@@ -238,8 +242,8 @@ class Stream:
         if self._reading.ended():
             return None
         if self._events is None:
-            stub = self._client._stub
-            self._events = stub.StreamGenerate(self._request, self._call.timeout, self._call.metadata)
+            metadata = self._client._metadata(self._call)
+            self._events = self._client._stub.StreamGenerate(self._request, self._call.timeout, metadata)
         try:
             event: pb.StreamGenerateResponse = next(self._events)
         except StopIteration:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 import grpc
+from headgate import __version__
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
@@ -21,6 +22,7 @@ TIMEOUT = 600.0
 LOOK_SECONDS = 10.0  # for what a server answers by itself
 KEEPALIVE_SECONDS = 30
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
+RETRY_BYTES = 64 * 1024 * 1024  # gRPC's own 256 KiB would leave requests with images out of retries
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -71,12 +73,14 @@ class Connection:
 
         Raises:
             TypeError: an option is unknown, or contradicts another.
-            ValueError: a key or metadata is no text for a header.
+            ValueError: the address is a web page's, or a key or metadata is no text for a header.
             OSError: a file cannot be read.
         """
         if unknown := sorted(set(options) - ConnectionOptions.__optional_keys__):
             raise TypeError(f"there is no option {unknown[0]!r}")
         address = address or os.environ.get("HEADGATE_ADDRESS", "") or DEFAULT_ADDRESS
+        if address.startswith(("http://", "https://")):
+            raise ValueError(f"{address}: an address is HOST:PORT, or what else gRPC resolves")
         token = options.get("token")
         if token and options.get("api_key"):
             raise TypeError("give api_key or token, not both")
@@ -95,14 +99,12 @@ class Connection:
             interceptors=options.get("interceptors", ()),
         )
 
-    def call(self, options: Mapping[str, Any], token: str = "") -> Call:
+    def call(self, options: Mapping[str, Any]) -> Call:
         """How a call with these options is sent; ValueError for metadata that is no text for a header."""
         request_id = options.get("request_id") or os.urandom(16).hex()
         metadata = (*self.metadata, ("x-request-id", request_id))
         if more := options.get("metadata"):
             metadata += headers(more)
-        if token:
-            metadata += (("authorization", f"Bearer {token}"),)
         timeout = options.get("timeout")
         return Call(self.timeout if timeout is None else timeout, metadata, request_id)
 
@@ -114,6 +116,10 @@ class Call:
     timeout: float
     metadata: Metadata
     request_id: str
+
+    def bearing(self, token: str) -> Metadata:
+        """The metadata with this token, asked for just before the call is made."""
+        return (*self.metadata, ("authorization", f"Bearer {token}"))
 
 
 def service_config() -> str:
@@ -127,6 +133,9 @@ CHANNEL_OPTIONS: Mapping[str, str | int] = {
     "grpc.service_config": service_config(),
     "grpc.keepalive_time_ms": KEEPALIVE_SECONDS * 1000,
     "grpc.keepalive_timeout_ms": 10_000,
+    "grpc.http2.max_pings_without_data": 0,  # a model may think for minutes before its first word
+    "grpc.per_rpc_retry_buffer_size": RETRY_BYTES,
+    "grpc.primary_user_agent": f"headgate-python/{__version__}",
     "grpc.max_receive_message_length": MAX_MESSAGE_BYTES,
     "grpc.max_send_message_length": MAX_MESSAGE_BYTES,
 }
@@ -148,7 +157,7 @@ def is_loopback(address: str) -> bool:
     """Whether nobody else can listen to what goes to this address."""
     if address.startswith(("unix:", "unix-abstract:")):
         return True
-    targets = re.sub(r"^(ipv4:|ipv6:|dns:(//[^/]*/)?)", "", address).split(",")
+    targets = re.sub(r"^(ipv4:|ipv6:|dns:(///)?)", "", address).split(",")
     return all(map(_is_loopback_host, targets))
 
 

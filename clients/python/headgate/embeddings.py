@@ -93,9 +93,11 @@ def vectors(*responses: pb.EmbedResponse) -> Vectors:
     Without numpy it is a two-dimensional memoryview of the same numbers, which cannot be written to.
 
     Raises:
-        ValueError: the answers are not of one size, or numpy is needed for float16.
+        ValueError: the answers are not of one size or in FLOAT_LIST layout, or numpy is needed for float16.
     """
     first = responses[0]
+    if first.vectors:
+        raise ValueError("the rows of a FLOAT_LIST answer are in its `vectors`")
     if any(r.dimensions != first.dimensions or r.element_type != first.element_type for r in responses):
         raise ValueError("the answers have rows of different sizes")
     array_type, plain = _FORMATS.get(first.element_type, ("<f4", "f"))

@@ -124,8 +124,8 @@ class CallFailed(HeadgateError):
 
     @property
     def retryable(self) -> bool:
-        """The same call may be sent again, after `retry_after` if that is known."""
-        return self.again
+        """The same call may be sent again, after `retry_after` if that is known; never once content has come."""
+        return self.again and self.partial is None
 
     @property
     def provider(self) -> str:
@@ -276,7 +276,7 @@ class ProviderRateLimited(RateLimited):
 
 
 class BudgetExceeded(ResourceExhausted):
-    """The caller's budget is spent."""
+    """The caller's budget is spent; `retry_after`, if there is one, is when it begins anew."""
 
     reason = "BUDGET_EXCEEDED"
 
@@ -288,14 +288,14 @@ class ProviderQuotaExhausted(ResourceExhausted):
 
 
 class Unavailable(CallFailed):
-    """Nobody could answer just now; nothing was delivered."""
+    """Nobody could answer just now; unless there is a `partial`, nothing was delivered."""
 
     code = StatusCode.UNAVAILABLE
     again = True
 
 
 class ServerUnreachable(Unavailable):
-    """No Headgate answered at the address, or the connection broke."""
+    """No Headgate answered at the address, or the connection broke; `partial` is what had come by then."""
 
 
 class GatewayOverloaded(Unavailable):
@@ -346,7 +346,7 @@ class ProviderProtocolError(ProviderError):
 
 
 class StreamInterrupted(CallFailed):
-    """The answer broke off after content was delivered; `partial` is what came. Starting again is up to you."""
+    """The vendor broke off after content was delivered; `partial` is what came. Starting again is up to you."""
 
     code = StatusCode.ABORTED
     reason = "STREAM_INTERRUPTED"
@@ -380,6 +380,9 @@ class InvalidOutput(HeadgateError):
         super().__init__(message)
         self.answer = answer
 
+    def __reduce__(self) -> tuple[type[InvalidOutput], tuple[str, Answer]]:
+        return type(self), (str(self), self.answer)
+
 
 class TooManyRounds(HeadgateError):
     """The model still calls tools after the last round allowed; `messages` are the conversation so far."""
@@ -387,6 +390,9 @@ class TooManyRounds(HeadgateError):
     def __init__(self, message: str, messages: Sequence[pb.Message]) -> None:
         super().__init__(message)
         self.messages: tuple[pb.Message, ...] = tuple(messages)
+
+    def __reduce__(self) -> tuple[type[TooManyRounds], tuple[str, tuple[pb.Message, ...]]]:
+        return type(self), (str(self), self.messages)
 
 
 class Status(Protocol):

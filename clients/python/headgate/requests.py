@@ -58,12 +58,12 @@ def embed_request(model: str | pb.EmbedRequest, inputs: EmbedInputs, options: Ma
 
 def _fill(request: Any, options: Mapping[str, Any], setters: Mapping[str, Callable[[Any, Any], None]]) -> None:
     for name in sorted(options, key=_order):
-        value = options[name]
-        if name in CALL_OPTIONS or value is None:
+        if name in CALL_OPTIONS:
             continue
         if name not in setters:
             raise TypeError(f"there is no option {name!r}")
-        setters[name](request, value)
+        if (value := options[name]) is not None:
+            setters[name](request, value)
 
 
 def _order(name: str) -> bool:

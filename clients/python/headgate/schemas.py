@@ -89,6 +89,8 @@ def value_of(kind: Any, data: Any, place: str = "$") -> Any:
         return _expect(data is None, kind, data, place)
     if kind is float:
         return float(_expect(isinstance(data, int | float) and not isinstance(data, bool), kind, data, place))
+    if kind is int and isinstance(data, float) and data.is_integer():
+        return int(data)
     if kind in (str, int, bool):
         return _expect(type(data) is kind, kind, data, place)
     if isinstance(kind, type) and issubclass(kind, enum.Enum | date):
@@ -102,9 +104,13 @@ def value_of(kind: Any, data: Any, place: str = "$") -> Any:
 
 
 def strict(schema: Schema) -> Schema | None:
-    """The schema with closed objects that require all of their fields, which vendors can enforce; None if it has any
-    objects that stay open.
+    """The schema as vendors enforce it, with closed objects that require all of their fields; None if it cannot be so.
+
+    Source: https://platform.openai.com/docs/guides/structured-outputs, whose rules are the tightest: the root is an
+    object, there are no objects of any keys and no tuples.
     """
+    if schema.get("type") != "object" and "$ref" not in schema:
+        return None
     closed = _strict(json.loads(json.dumps(schema)))
     return closed if isinstance(closed, dict) else None
 
@@ -112,7 +118,9 @@ def strict(schema: Schema) -> Schema | None:
 def _schema(kind: Any, definitions: Schema, outer: tuple[Any, ...]) -> Schema:
     if _is_pydantic(kind):
         schema: Schema = kind.model_json_schema()
-        definitions.update(schema.pop("$defs", {}))
+        for name, definition in schema.pop("$defs", {}).items():
+            if definitions.setdefault(name, definition) != definition:
+                raise TypeError(f"there are two different models of the name {name}")
         return schema
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
@@ -123,11 +131,11 @@ def _schema(kind: Any, definitions: Schema, outer: tuple[Any, ...]) -> Schema:
     if origin in (Union, types.UnionType):
         return {"anyOf": [_schema(argument, definitions, outer) for argument in arguments]}
     if origin is Literal:
-        return {"enum": list(arguments)}
+        return _enumeration(list(arguments))
     if kind in _PLAIN:
         return dict(_PLAIN[kind])
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
-        return {"enum": [member.value for member in kind]}
+        return _enumeration([member.value for member in kind])
     if kind in outer:
         raise TypeError(f"{kind.__name__} holds itself: use a pydantic model")
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
@@ -137,6 +145,12 @@ def _schema(kind: Any, definitions: Schema, outer: tuple[Any, ...]) -> Schema:
         fields = get_type_hints(kind, include_extras=True)
         return _object(fields, kind.__required_keys__, {}, definitions, (*outer, kind))
     return _collection(origin or kind, arguments, definitions, outer)
+
+
+def _enumeration(values: list[Any]) -> Schema:
+    """The values, with their type where they have one in common, which vendors ask for."""
+    kinds = {type(value) for value in values}
+    return {**_PLAIN.get(kinds.pop(), {}), "enum": values} if len(kinds) == 1 else {"enum": values}
 
 
 def _collection(origin: Any, arguments: tuple[Any, ...], definitions: Schema, outer: tuple[Any, ...]) -> Schema:
@@ -236,12 +250,15 @@ def _expect(holds: bool, kind: Any, data: Any, place: str) -> Any:
 
 
 def _strict(schema: Any) -> Any:
-    """The closed schema, or None when something in it must stay open."""
+    """The closed schema, or None when it has something that must stay open or that vendors do not enforce."""
     if isinstance(schema, list):
         closed = [_strict(item) for item in schema]
         return None if None in closed else closed
     if not isinstance(schema, dict):
         return schema
+    if "prefixItems" in schema:
+        return None
+    schema.pop("uniqueItems", None)
     if schema.get("type") == "object":
         if "properties" not in schema or schema.get("additionalProperties", False) is not False:
             return None
@@ -253,7 +270,7 @@ def _strict(schema: Any) -> Any:
             schema[key][name] = _strict(inner)
             if schema[key][name] is None:
                 return None
-    for key in ("items", "prefixItems", "anyOf", "allOf", "oneOf"):
+    for key in ("items", "anyOf", "allOf", "oneOf"):
         if key in schema:
             schema[key] = _strict(schema[key])
             if schema[key] is None:

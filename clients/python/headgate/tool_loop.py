@@ -79,6 +79,8 @@ class ToolLoop:
         """Takes the results of `calls`; none after a pause of the vendor."""
         if results:
             self.request.messages.append(pb.Message(role=pb.ROLE_TOOL, parts=results))
+            if self.request.tool_choice.mode == pb.TOOL_CHOICE_MODE_REQUIRED:
+                self.request.tool_choice.mode = pb.TOOL_CHOICE_MODE_AUTO  # or the model could never answer
         self.calls = []
 
     def _runnable(self, answer: Answer) -> list[pb.ToolCall]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import inspect
 import json
 import re
@@ -117,7 +118,7 @@ def result_of(call: pb.ToolCall, value: object) -> pb.Part:
     """The part that answers a call: text and parts as they are, anything else as JSON.
 
     Raises:
-        TypeError: JSON cannot say the value.
+        TypeError, ValueError: JSON cannot say the value.
     """
     result = pb.ToolResult(call_id=call.id, name=call.name)
     if isinstance(value, str | pb.Part):
@@ -125,7 +126,7 @@ def result_of(call: pb.ToolCall, value: object) -> pb.Part:
     elif isinstance(value, list) and value and all(isinstance(item, pb.Part) for item in value):
         result.parts.extend(value)
     else:
-        text = json.dumps(value, default=_plain, ensure_ascii=False)
+        text = json.dumps(value, default=_plain, ensure_ascii=False, allow_nan=False)
         result.parts.append(part(text))
         result.structured_json = text
     return pb.Part(tool_result=result)
@@ -219,6 +220,8 @@ def _plain(value: Any) -> Any:
         from google.protobuf import json_format
 
         return json_format.MessageToDict(value)
+    if isinstance(value, enum.Enum):
+        return value.value
     if isinstance(value, set | frozenset | Sequence):
         return list(value)
     if hasattr(value, "isoformat"):

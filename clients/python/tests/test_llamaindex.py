@@ -8,7 +8,7 @@ import pytest
 from headgate import v1 as pb
 from headgate.llamaindex import HeadgateEmbedding, HeadgateLLM
 from headgate.testing import Reply, ScriptedServer
-from llama_index.core.base.llms.types import ChatMessage, ImageBlock, TextBlock
+from llama_index.core.base.llms.types import CacheControl, CachePoint, ChatMessage, ImageBlock, TextBlock
 from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel
 
@@ -99,6 +99,15 @@ def test_images_are_sent(server: ScriptedServer) -> None:
     _, by_value, by_address = server.calls[-1].request.messages[0].parts
     assert (by_value.media.data, by_value.media.mime_type) == (PNG, "image/png")
     assert (by_address.media.uri, by_address.media.detail) == ("https://example.com/a.png", "low")
+
+
+def test_cache_points_mark_what_stands_before_them(server: ScriptedServer) -> None:
+    """As the contract's breakpoints, with their time."""
+    point = CachePoint(cache_control=CacheControl(type="ephemeral", ttl="1h"))
+    HeadgateLLM(model="fast").chat([ChatMessage(blocks=[TextBlock(text="Long."), point, TextBlock(text="Short.")])])
+    long, short = server.calls[-1].request.messages[0].parts
+    assert long.cache_breakpoint.ttl.seconds == 3600
+    assert not short.HasField("cache_breakpoint")
 
 
 async def test_embeddings_of_texts_and_queries(server: ScriptedServer) -> None:

@@ -48,7 +48,7 @@ def address() -> Iterator[str]:
         yield served(f"localhost:{port}")
     finally:
         for process in (headgate, minilm):
-            process.terminate()
+            process.kill()
             process.communicate()
 
 
@@ -65,12 +65,9 @@ def served(address: str) -> str:
     raise AssertionError("headgate did not start")
 
 
-@pytest.mark.parametrize(
-    ("question", "found"),
-    [("How can I stop reading an answer early?", "A stream ends"), ("Where do pets like to rest?", "Cats sleep")],
-)
-def test_what_is_asked_is_found_and_told_to_the_model(address: str, question: str, found: str) -> None:
-    """The nearest note by meaning comes first, and the answer is made of it."""
+def test_what_is_asked_is_found_and_told_to_the_model(address: str) -> None:
+    """The nearest note by meaning, not by its words, comes first, and the answer is made of it."""
+    question, found = "Where do pets like to rest?", "Cats sleep"
     asked = subprocess.run(
         [sys.executable, EXAMPLE / "ask.py", question],
         env={**os.environ, "HEADGATE_ADDRESS": address},

@@ -50,14 +50,21 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class AdminListener:
-    """Serves what it is given: `status` and each of `debug` (by name) are asked at every request."""
+    """Serves what it is given: `status` and each of `debug` (by name) are asked at every request, after `catch_up`, by
+    which they know of everything up to then."""
 
     def __init__(
-        self, registry: CollectorRegistry, ready: Callable[[], bool], status: Shown, debug: Mapping[str, Shown]
+        self,
+        registry: CollectorRegistry,
+        ready: Callable[[], bool],
+        status: Shown,
+        debug: Mapping[str, Shown],
+        catch_up: Callable[[], None],
     ) -> None:
         self._registry = registry
         self._ready = ready
         self._status = status
+        self._catch_up = catch_up
         self._host = ""
         application = web.Application(middlewares=[_secured, self._for_us])
         application.router.add_get("/metrics", self._metrics)
@@ -92,6 +99,7 @@ class AdminListener:
         # Others than this machine's browsers reach a listener that is open to other machines anyway.
         if is_loopback(self._host) and not _is_address_or(self._host, request.headers.get("host", "")):
             raise web.HTTPMisdirectedRequest(text="the Host must be an IP address, localhost or that of admin.listen\n")
+        self._catch_up()
         return await handler(request)
 
     async def _metrics(self, request: web.Request) -> web.Response:

@@ -3,7 +3,7 @@
 Exit codes:
 
     0    done
-    1    the call failed, or the server is not serving
+    1    the call or the command failed, the server is not serving, or something that it needs is not well
     2    usage or configuration
     3    the server cannot be reached
     130  interrupted
@@ -23,11 +23,12 @@ from cyclopts import App, CycloptsError, Parameter
 from headgate_server import __version__
 from headgate_server.cli.exits import INTERRUPTED, OK, USAGE, Failed
 from headgate_server.cli.keys import keys
+from headgate_server.cli.ledger import ledger
 
 HELP = "One gRPC contract in front of every model vendor."
 EXIT_CODES = (
-    "Exit codes: 0 done; 1 the call failed, or the server is not serving; 2 usage or configuration; 3 the server "
-    "cannot be reached; 130 interrupted."
+    "Exit codes: 0 done; 1 the call or the command failed, the server is not serving, or something that it needs is "
+    "not well; 2 usage or configuration; 3 the server cannot be reached; 130 interrupted."
 )
 
 if TYPE_CHECKING:
@@ -40,6 +41,12 @@ CaFile = Annotated[Path | None, Parameter(help="Authorities to trust instead of 
 CertFile = Annotated[Path | None, Parameter(help="Certificate to show, in PEM.")]
 KeyFile = Annotated[Path | None, Parameter(help="Its private key, in PEM.")]
 AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON.")]
+ConfigFile = Annotated[
+    Path | None, Parameter(help="Configuration file; by default the one that HEADGATE_CONFIG names.")
+]
+LedgerUrl = Annotated[
+    str, Parameter(env_var="HEADGATE_LEDGER_URL", help="The ledger's URL, instead of the configuration's.")
+]
 LOCAL = "127.0.0.1:50051"
 
 
@@ -78,6 +85,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.command(keys)
+app.command(ledger)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -114,7 +122,9 @@ def serve(*, config: Path | None = None) -> int:
     except ConfigError as error:
         raise Failed(USAGE, str(error)) from error
     from headgate_server.app import run
+    from headgate_server.tls import hold_to_minimum_version
 
+    hold_to_minimum_version(configuration.server.tls)
     try:
         run(configuration, named_file(config, os.environ), os.environ)
     except OSError as error:
@@ -134,6 +144,21 @@ def check_config(file: Path | None = None, *, json: AsJson = False) -> int:
     from headgate_server.cli import checking
 
     return checking.check(file, os.environ, as_json=json)
+
+
+@app.command
+def doctor(file: Path | None = None, *, json: AsJson = False) -> int:
+    """Look at all that a configuration needs, and say what to do: vendors and their keys, Redis, the database and its
+    tables, certificates, clocks, open files. Nothing is changed, and vendors are asked for their models alone.
+
+    Parameters
+    ----------
+    file
+        Configuration file; by default what `headgate serve` would take.
+    """
+    from headgate_server.cli import examination
+
+    return examination.doctor(file, os.environ, as_json=json)
 
 
 @app.command
@@ -185,6 +210,62 @@ def health(*, to: To = HERE, json: AsJson = False) -> int:
     from headgate_server.cli import remote
 
     return remote.health(to.connection(), as_json=json)
+
+
+@app.command
+def usage(
+    *,
+    by: str = "model",
+    since: str = "24h",
+    until: str = "",
+    tenant: str | None = None,
+    api_key: Annotated[str | None, Parameter(name="--api-key")] = None,
+    model: str | None = None,
+    provider: str | None = None,
+    label: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    config: ConfigFile = None,
+    url: LedgerUrl = "",
+    json: AsJson = False,
+    csv: Annotated[bool, Parameter(negative=(), help="Print CSV.")] = False,
+) -> int:
+    """Sum up calls, tokens and cost of the ledger: every upstream attempt counts, whatever became of its caller.
+
+    Parameters
+    ----------
+    by
+        What to sum by, with commas: tenant, key, model (as callers name it), provider, target (as the vendor names the
+        model), day (in UTC), label:NAME; "" for one sum.
+    since
+        Attempts that began so long ago at most, such as 24h or 30d, or at this date or time (2026-11-01).
+    until
+        Attempts that began before that; by default now.
+    tenant
+        Of this tenant alone.
+    api_key
+        Of the key with this id alone.
+    model
+        Of calls alone that asked for this model.
+    provider
+        Of this provider alone.
+    label
+        Of calls alone with this label, as NAME=VALUE, any number of times.
+    """
+    from headgate_server.cli import accounts
+
+    chosen = {"tenant": tenant, "key": api_key, "model": model, "provider": provider}
+    only = {name: value for name, value in chosen.items() if value is not None} | accounts.labels(label)
+    return accounts.usage(accounts.ledger_url(config, url), by, since, until, only, as_json=json, as_csv=csv)
+
+
+@app.command
+def budgets(*, config: ConfigFile = None, url: LedgerUrl = "", json: AsJson = False) -> int:
+    """Show each budget of a configuration: what is spent by the ledger, what is left, and when it begins anew.
+
+    Budgets of callers' own are shown of static keys.
+    """
+    from headgate_server.cli import accounts
+
+    return accounts.budgets(config, url, as_json=json)
 
 
 @app.command

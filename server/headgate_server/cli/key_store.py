@@ -6,11 +6,9 @@ import asyncio
 import getpass
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,7 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from headgate_server.cli.exits import FAILED, OK, USAGE, Failed
 from headgate_server.cli.terminal import table
-from headgate_server.config import Auth, ConfigError, Limit, load
+from headgate_server.cli.times import seconds_of, shown_time
+from headgate_server.config import Auth, Budget, ConfigError, Limit, load
 from headgate_server.identity.identity import database, pepper
 from headgate_server.identity.keys import ApiKey, digest, new_key as new_api_key
 from headgate_server.identity.records import NewKey, NoSuchKey
@@ -28,8 +27,8 @@ if TYPE_CHECKING:
     from headgate_server.identity.database import SqlKeyDatabase
 
 T = TypeVar("T")
-_LIMITS = TypeAdapter(list[Limit])
-UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_LIMITS: TypeAdapter[list[Any]] = TypeAdapter(list[Limit])
+_BUDGETS: TypeAdapter[list[Any]] = TypeAdapter(list[Budget])
 
 
 def new_key(
@@ -39,6 +38,7 @@ def new_key(
     models: Sequence[str],
     providers: Sequence[str],
     limits: str,
+    budgets: str,
     expires_in: str,
 ) -> NewKey:
     """The key that the command line describes.
@@ -48,19 +48,19 @@ def new_key(
     """
     if not tenant or not printable(tenant) == tenant:
         raise Failed(USAGE, "error: --tenant: must be printable text")
-    own_limits = _limits(limits)
-    expires_at = time.time() + _seconds("--expires-in", expires_in) if expires_in else None
-    return NewKey(tenant, name, tuple(roles), tuple(models), tuple(providers), tuple(own_limits), expires_at)
+    own_limits, own_budgets = _array("--limits", limits, _LIMITS), _array("--budgets", budgets, _BUDGETS)
+    expires_at = time.time() + seconds_of("--expires-in", expires_in) if expires_in else None
+    return NewKey(tenant, name, roles, models, providers, own_limits, own_budgets, expires_at)
 
 
-def _limits(text: str) -> list[dict[str, Any]]:
+def _array(option: str, text: str, kind: TypeAdapter[list[Any]]) -> list[dict[str, Any]]:
     try:
-        found = _LIMITS.validate_json(text)
+        found = kind.validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
-        raise Failed(USAGE, printable(f"error: --limits: {f'{place}: ' if place else ''}{first['msg']}")) from error
-    return [limit.model_dump(mode="json", exclude_unset=True) for limit in found]
+        raise Failed(USAGE, printable(f"error: {option}: {f'{place}: ' if place else ''}{first['msg']}")) from error
+    return [item.model_dump(mode="json", exclude_unset=True) for item in found]
 
 
 def create(config: Path | None, wanted: NewKey, *, as_json: bool) -> int:
@@ -82,10 +82,11 @@ def create_static(config: Path | None, wanted: NewKey, *, as_json: bool) -> int:
         "allowed_models": wanted.allowed_models,
         "allowed_providers": wanted.allowed_providers,
         "limits": wanted.limits,
+        "budgets": wanted.budgets,
     }
     entry |= {name: list(values) for name, values in lists.items() if values}
     if wanted.expires_at:
-        entry["expires_at"] = _shown_time(wanted.expires_at)
+        entry["expires_at"] = shown_time(wanted.expires_at)
     if as_json:
         return _print_secret(made, as_json, entry=entry)
     print(f"auth:\n  keys:\n    {made.id}: {json.dumps(entry)}", file=sys.stderr)
@@ -122,7 +123,7 @@ def list_keys(config: Path | None, tenant: str, *, as_json: bool) -> int:
 
 def rotate(config: Path | None, key_id: str, grace: str, *, as_json: bool) -> int:
     """Gives a key a new secret, and prints it."""
-    auth, seconds = _auth(config), _seconds("--grace", grace)
+    auth, seconds = _auth(config), seconds_of("--grace", grace)
     made = _in_store(auth, lambda store: store.rotate(key_id, pepper(auth), time.time(), seconds, _actor()))
     return _print_secret(made, as_json, previous_expires_in_seconds=seconds)
 
@@ -187,7 +188,7 @@ def _print_secret(key: ApiKey, as_json: bool, **facts: Any) -> int:
 
 
 def _listed(row: Mapping[str, Any]) -> dict[str, Any]:
-    times = {name: row[name] and _shown_time(row[name]) for name in row if name.endswith("_at")}
+    times = {name: row[name] and shown_time(row[name]) for name in row if name.endswith("_at")}
     return {**row, **times, "state": _state(row, time.time())}
 
 
@@ -197,17 +198,6 @@ def _state(row: Mapping[str, Any], now: float) -> str:
     if row["expires_at"] is not None and now >= row["expires_at"]:
         return "expired"
     return "active"
-
-
-def _shown_time(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def _seconds(option: str, text: str) -> float:
-    match = re.fullmatch(r"([0-9]{1,6})([smhd])", text)
-    if match is None:
-        raise Failed(USAGE, f"error: {option}: must be a time such as 90d, 12h, 30m or 45s")
-    return int(match[1]) * UNITS[match[2]]
 
 
 def _actor() -> str:

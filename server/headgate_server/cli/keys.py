@@ -23,6 +23,7 @@ def create(
     allow_model: Several = (),
     allow_provider: Several = (),
     limits: str = "[]",
+    budgets: str = "[]",
     expires_in: str = "",
     static: Annotated[bool, Parameter(negative=())] = False,
     config: Config = None,
@@ -44,6 +45,8 @@ def create(
         A provider that its calls may go to, likewise. All by default.
     limits
         Limits of its own, as a JSON array.
+    budgets
+        Budgets of its own, likewise, such as [{"amount": 20, "period": "month"}].
     expires_in
         How long it holds, such as 90d, 12h or 30m; for ever by default.
     static
@@ -51,7 +54,7 @@ def create(
     """
     from headgate_server.cli import key_store
 
-    wanted = key_store.new_key(tenant, name, role, allow_model, allow_provider, limits, expires_in)
+    wanted = key_store.new_key(tenant, name, role, allow_model, allow_provider, limits, budgets, expires_in)
     make = key_store.create_static if static else key_store.create
     return make(config, wanted, as_json=json)
 

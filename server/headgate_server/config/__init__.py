@@ -5,8 +5,10 @@ numbers; loading.py puts file and environment together and checks what concerns 
 package reads the environment, except OpenTelemetry's SDK, which reads its own variables (telemetry/tracing.py).
 """
 
+from headgate_server.config.budgets import Budget, BudgetRule
 from headgate_server.config.file import ConfigError, Problem
 from headgate_server.config.identity import Auth, Tls
+from headgate_server.config.ledger import Ledger, LedgerContent
 from headgate_server.config.limits import Limit, LimitEstimate, LimitRule, Limits, LimitStore
 from headgate_server.config.loading import load, named_file
 from headgate_server.config.tree import (
@@ -37,12 +39,16 @@ __all__ = [
     "Admin",
     "Alias",
     "Auth",
+    "Budget",
+    "BudgetRule",
     "Clocks",
     "Config",
     "ConfigError",
     "EntraCredential",
     "GoogleCredential",
     "HealthChecks",
+    "Ledger",
+    "LedgerContent",
     "Limit",
     "LimitEstimate",
     "LimitRule",

@@ -8,14 +8,22 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, SecretStr, field_serializer, model_validator
 
+from headgate_server.config.budgets import Budget
 from headgate_server.config.limits import Limit
 from headgate_server.config.section import Section
-from headgate_server.config.values import BaseUrl, CountFromZero, ProxyUrl, Seconds, masked_password
+from headgate_server.config.values import (
+    BaseUrl,
+    CountFromZero,
+    DatabaseUrl,
+    ListenAddress,
+    ProxyUrl,
+    Seconds,
+    masked_password,
+)
 from headgate_server.identity import keys
 
 PEPPER_LENGTH = 32
 SECRET_LENGTHS = {"HS256": 32, "HS384": 48, "HS512": 64}
-STORES = {"sqlite": ("sql", "aiosqlite"), "postgresql": ("postgres", "psycopg"), "postgres": ("postgres", "psycopg")}
 
 Algorithm = Literal[
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "HS256", "HS384", "HS512"
@@ -31,17 +39,6 @@ def _key_id(text: str) -> str:
 def _pepper(secret: SecretStr) -> SecretStr:
     if len(secret.get_secret_value()) < PEPPER_LENGTH:
         raise ValueError(f"must be at least {PEPPER_LENGTH} random characters, such as `openssl rand -hex 32` prints")
-    return secret
-
-
-def _store_url(secret: SecretStr) -> SecretStr:
-    scheme, found, _ = secret.get_secret_value().partition("://")
-    if not found or scheme not in STORES:
-        raise ValueError("must be sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE")
-    extra, driver = STORES[scheme]
-    for package in ("sqlalchemy", "alembic", driver):
-        if find_spec(package) is None:
-            raise ValueError(f"{package} is not installed: pip install 'headgate-server[{extra}]'")
     return secret
 
 
@@ -64,7 +61,6 @@ def _listed(value: Any) -> Any:
 KeyId = Annotated[str, AfterValidator(_key_id)]
 KeyHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Pepper = Annotated[SecretStr, AfterValidator(_pepper)]
-StoreUrl = Annotated[SecretStr, AfterValidator(_store_url)]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 Globs = tuple[Annotated[str, Field(min_length=1)], ...]
 ClaimPath = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_listed)]
@@ -78,7 +74,17 @@ class Tls(Section):
     key_file: Path
     """Its private key, unencrypted, in PEM."""
     client_ca_file: Path | None = None
-    """Authorities in PEM. With them every client must show a certificate that one of them signed."""
+    """Authorities in PEM. Clients must show a certificate that one of them signed: all, or those of mtls_listen."""
+    mtls_listen: ListenAddress | None = None
+    """HOST:PORT for clients with certificates; `listen` then asks nobody for one. Needs client_ca_file."""
+    minimum_version: Literal["1.2", "1.3"] = "1.2"
+    """Oldest TLS that clients may speak."""
+
+    @model_validator(mode="after")
+    def _authorities_for_clients(self) -> Tls:
+        if self.mtls_listen and not self.client_ca_file:
+            raise ValueError("mtls_listen needs client_ca_file: no certificate could be verified")
+        return self
 
 
 class Grant(Section):
@@ -92,6 +98,8 @@ class Grant(Section):
     """Where its calls may go, likewise; anywhere by default."""
     limits: tuple[Limit, ...] = ()
     """Limits of its own, beside the configured ones."""
+    budgets: tuple[Budget, ...] = ()
+    """Budgets of its own, likewise."""
 
 
 class StaticKey(Grant):
@@ -118,7 +126,7 @@ class StaticKey(Grant):
 class KeyStore(Section):
     """API keys and security events in a database, which several servers may share."""
 
-    url: StoreUrl
+    url: DatabaseUrl
     """sqlite:///FILE, relative to the configuration file, or postgresql://…; with url_file, what that file holds."""
     url_file: Path | None = None
     """File that holds the URL. Not together with url."""

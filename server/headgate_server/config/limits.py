@@ -7,11 +7,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from headgate_server.config.budgets import BudgetRule
 from headgate_server.config.section import Section
-from headgate_server.config.values import Count, CountFromZero, KeyPrefix, RedisUrl, StoreType
+from headgate_server.config.values import (
+    Count,
+    CountFromZero,
+    KeyPrefix,
+    RedisUrl,
+    Scope,
+    ScopeOrRole,
+    StoreType,
+)
 
 LimitUnit = Literal["requests", "input_tokens", "output_tokens", "total_tokens", "concurrency"]
-LimitScope = Literal["key", "tenant", "model", "provider"]
 
 
 class Limit(Section):
@@ -43,11 +51,12 @@ class Limit(Section):
 class LimitRule(Limit):
     """A limit, and whom it is for."""
 
-    per: tuple[LimitScope, ...] = ()
-    """Each has the limit for itself: key, tenant, model (as callers name it), provider, or a combination; without any,
-    all callers share it."""
-    only: dict[LimitScope, Annotated[tuple[str, ...], Field(min_length=1)]] = {}
-    """Patterns such as gpt-*, one of which must match, for any of those four; others are not limited by this rule."""
+    per: tuple[Scope, ...] = ()
+    """Each has the limit for itself: key, tenant, model (as callers name it), provider, target (provider/model),
+    label:NAME, or a combination; without any, all callers share it."""
+    only: dict[ScopeOrRole, Annotated[tuple[str, ...], Field(min_length=1)]] = {}
+    """Patterns such as gpt-*, one of which must match, for any of those, or for a role of the caller; others are not
+    limited by this rule."""
 
 
 class LimitStore(Section):
@@ -99,6 +108,10 @@ class Limits(Section):
 
     rules: tuple[LimitRule, ...] = ()
     """All that apply to a call must have room for it."""
+    budgets: tuple[BudgetRule, ...] = ()
+    """The same for money."""
+    unpriced: Literal["allow", "refuse"] = "allow"
+    """Targets whose price is not known, or not in US dollars, where a budget applies: uncounted, or passed over."""
     store: LimitStore = LimitStore()
     """Where is counted."""
     estimate: LimitEstimate = LimitEstimate()

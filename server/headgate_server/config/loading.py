@@ -224,10 +224,15 @@ def _listener(document: Document) -> Iterator[tuple[Key, str]]:
     server = _sound(Server, document.section("server"))
     auth = _sound(Auth, document.section("auth"))
     if server and auth and not auth.anonymous and not auth.authenticates and not document.faulty(("auth",)):
-        host, _ = split_address(server.listen)
-        if not is_loopback(host):
+        addresses: dict[Key, str] = {("server", "listen"): server.listen}
+        if server.tls and server.tls.mtls_listen:
+            addresses["server", "tls", "mtls_listen"] = server.tls.mtls_listen
+        for key, address in addresses.items():
+            host, _ = split_address(address)
+            if is_loopback(host):
+                continue
             yield (
-                ("server", "listen"),
+                key,
                 f"{host} is open to other machines, and callers are not authenticated: listen on 127.0.0.1, give them "
                 "a way in (auth: keys, store, jwt or mtls), or say auth: {anonymous: true}",
             )
@@ -299,11 +304,19 @@ def _rules(document: Document) -> Iterator[tuple[Key, str]]:
 
 def _limits(document: Document) -> Iterator[tuple[Key, str]]:
     limits = _sound(Limits, document.section("limits"))
-    first: dict[Any, int] = {}
+    rules: dict[Any, int] = {}
     for index, rule in enumerate(limits.rules if limits else ()):
-        counter = (rule.unit, rule.algorithm, rule.window, frozenset(rule.per), tuple(sorted(rule.only.items())))
-        if (other := first.setdefault(counter, index)) != index:
+        counting = (rule.unit, rule.algorithm, rule.window, frozenset(rule.per), tuple(sorted(rule.only.items())))
+        if (other := rules.setdefault(counting, index)) != index:
             yield ("limits", "rules", index), f"limits the same as limits.rules[{other}]"
+    budgets: dict[Any, int] = {}
+    for index, budget in enumerate(limits.budgets if limits else ()):
+        zone = "" if budget.period == "total" else budget.time_zone
+        counted = (budget.period, zone, frozenset(budget.per), tuple(sorted(budget.only.items())))
+        if (other := budgets.setdefault(counted, index)) != index:
+            yield ("limits", "budgets", index), f"counts the same as limits.budgets[{other}]"
+        if budget.name and (other := budgets.setdefault(budget.name, index)) != index:
+            yield ("limits", "budgets", index, "name"), f"is the name of limits.budgets[{other}]"
 
 
 def _traces(document: Document) -> Iterator[tuple[Key, str]]:

@@ -9,9 +9,9 @@ from ssl import SSLError
 from typing import Any
 
 from headgate_server.config.file import Document, Key
+from headgate_server.config.ledger import Ledger
+from headgate_server.config.values import SQLITE
 from headgate_server.transports.connections import ClientCertificate, tls_context
-
-SQLITE = "sqlite:///"
 
 
 def take_in_files(document: Document, folder: Path) -> None:
@@ -19,7 +19,7 @@ def take_in_files(document: Document, folder: Path) -> None:
     _read_secret_files(document, folder)
     _find_tls_files(document, folder)
     _find_credential_files(document, folder)
-    _find_database(document, folder)
+    _find_databases(document, folder)
 
 
 def sections(document: Document, root: str, name: str = "") -> Iterator[tuple[Key, dict[str, Any]]]:
@@ -59,6 +59,8 @@ def _read_secret_files(document: Document, folder: Path) -> None:
     for place, values in sections(document, "auth"):
         _read_secret(document, folder, place, values, "pepper", "pepper")
     for place, values in sections(document, "auth", "store"):
+        _read_secret(document, folder, place, values, "url", "URL")
+    for place, values in sections(document, "ledger"):
         _read_secret(document, folder, place, values, "url", "URL")
     for place, values in sections(document, "limits", "store"):
         _read_secret(document, folder, place, values, "url", "address")
@@ -162,9 +164,11 @@ def _find_credential_files(document: Document, folder: Path) -> None:
             document.report((*place, "bearer_token_file"), f"cannot be read: {error.strerror}")
 
 
-def _find_database(document: Document, folder: Path) -> None:
-    """Makes the file of a SQLite key store a path from here."""
-    for _, values in sections(document, "auth", "store"):
+def _find_databases(document: Document, folder: Path) -> None:
+    """Makes the files of key store and ledger paths from here."""
+    for _, values in (*sections(document, "auth", "store"), *sections(document, "ledger")):
         file = str(values.get("url") or "").removeprefix(SQLITE)
         if file != values.get("url") and file:
             values["url"] = f"{SQLITE}{folder / file}"
+    if ledger := document.section("ledger"):
+        ledger["spool"] = folder / str(ledger.get("spool") or Ledger.model_fields["spool"].default)

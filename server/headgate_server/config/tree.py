@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ByteSize, Field, field_serializer, model_validator
 
 from headgate_server.config.identity import Auth, Tls
+from headgate_server.config.ledger import Ledger
 from headgate_server.config.limits import Limits
 from headgate_server.config.section import Section
 from headgate_server.config.values import (
@@ -48,6 +49,8 @@ class Server(Section):
     """HOST:PORT; port 0 takes a free one. The variable PORT overrides the port."""
     tls: Tls | None = None
     """TLS of the listener; plain text by default."""
+    probe_listen: ListenAddress | None = None
+    """HOST:PORT that serves grpc.health.v1 alone, in plain text: for probes that speak no TLS, as Kubernetes' own."""
     reflection: bool = False
     """Serve the schema by gRPC server reflection."""
     max_request_bytes: Size = ByteSize(32 * MIB)
@@ -58,6 +61,14 @@ class Server(Section):
     """Largest request metadata."""
     max_concurrent_calls: CountFromZero = 4096
     """Calls in flight in this process; more are refused with GATEWAY_OVERLOADED. 0 for no limit."""
+    max_concurrent_rpcs: CountFromZero = 16384
+    """The same with health checks and reflection counted; beyond it the gRPC core refuses. 0 for no limit."""
+    max_connections: CountFromZero = 10_000
+    """Connections to each listener; more are closed at once. 0 for no limit."""
+    receive_timeout: Seconds = 30.0
+    """How long a request may be on its way in."""
+    max_memory_bytes: Annotated[ByteSize, Field(ge=0)] = ByteSize(1024 * MIB)
+    """Memory of the process beyond which calls are refused, and slow requests given up. 0 for no limit."""
     max_concurrent_streams: Count = 1000
     """Calls in flight on one HTTP/2 connection; more of them wait in the client."""
     drain_delay: SecondsFromZero = 5.0
@@ -70,8 +81,8 @@ class Server(Section):
     """How long a ping may stay unanswered before the connection is closed."""
     min_ping_interval: Seconds = 10.0
     """Shortest interval at which clients may ping; faster ones are disconnected."""
-    max_connection_idle: Seconds | None = None
-    """Close a connection that had no call for so long; none by default."""
+    max_connection_idle: Seconds | None = 600.0
+    """Close a connection that had no call for so long."""
     max_connection_age: Seconds | None = None
     """Close a connection of this age, so that clients find new instances; none by default."""
     max_connection_age_grace: Seconds = 600.0
@@ -548,6 +559,8 @@ class Config(Section):
     """Who may call."""
     limits: Limits = Limits()
     """How much callers may use."""
+    ledger: Ledger | None = None
+    """A row for each call and for each upstream attempt; none by default."""
     providers: dict[ProviderName, Provider] = {}
     """Vendor accounts by name; callers write `name/model`."""
     models: dict[AliasName, Alias] = {}

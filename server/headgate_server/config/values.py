@@ -17,6 +17,11 @@ from headgate_server.providers.hosts import Quirks
 KIB = 1024
 MIB = 1024 * KIB
 MASK = "********"
+SCOPES = ("key", "tenant", "model", "provider", "target")
+LABEL = "label:"
+ROLE = "role"
+SQLITE = "sqlite:///"
+DATABASES = {"sqlite": ("sql", "aiosqlite"), "postgresql": ("postgres", "psycopg"), "postgres": ("postgres", "psycopg")}
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _API_VERSION = re.compile(r"[0-9a-z.-]*")
@@ -161,6 +166,17 @@ def _is_redis_url(text: str) -> bool:
     return True
 
 
+def _database_url(secret: SecretStr) -> SecretStr:
+    scheme, found, _ = secret.get_secret_value().partition("://")
+    if not found or scheme not in DATABASES:
+        raise ValueError("must be sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE")
+    extra, driver = DATABASES[scheme]
+    for package in ("sqlalchemy", "alembic", driver):
+        if find_spec(package) is None:
+            raise ValueError(f"{package} is not installed: pip install 'headgate-server[{extra}]'")
+    return secret
+
+
 def _store_type(store: str) -> str:
     return _installed(store) if store == "redis" else store
 
@@ -169,6 +185,17 @@ def _key_prefix(text: str) -> str:
     if not _KEY_PREFIX.fullmatch(text):
         raise ValueError("must have a word in braces, such as {headgate}:, which keeps its keys together in a cluster")
     return text
+
+
+def _scope(text: str) -> str:
+    label = text.removeprefix(LABEL)
+    if text not in SCOPES and (label == text or not label):
+        raise ValueError(f"must be {', '.join(SCOPES)} or {LABEL}NAME")
+    return text
+
+
+def _scope_or_role(text: str) -> str:
+    return text if text == ROLE else _scope(text)
 
 
 def _lower(value: Any) -> Any:
@@ -200,15 +227,19 @@ StrategyName = Literal["priority", "weighted", "least-busy", "latency", "cost"]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 HeaderValue = Annotated[str, AfterValidator(_header_value)]
+Scope = Annotated[str, AfterValidator(_scope)]
+ScopeOrRole = Annotated[str, AfterValidator(_scope_or_role)]
 LowerCase = BeforeValidator(_lower)
 ApiKey = Annotated[SecretStr, AfterValidator(_api_key)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], LowerCase]
 Component = Literal[
     "access",
+    "budgets",
     "configuration",
     "credentials",
     "health",
     "identity",
+    "ledger",
     "limits",
     "security",
     "server",
@@ -218,6 +249,7 @@ Component = Literal[
 TokenUrl = Annotated[str, AfterValidator(_token_url)]
 ApiVersion = Annotated[str, AfterValidator(_api_version)]
 TransportName = Annotated[Literal["aiohttp", "httpx2"], AfterValidator(_installed)]
+DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
 StoreType = Annotated[Literal["memory", "redis"], AfterValidator(_store_type)]
 KeyPrefix = Annotated[str, AfterValidator(_key_prefix)]

@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from functools import lru_cache
-from sqlite3 import OperationalError
 from typing import Any
 
 import structlog
 from pydantic import ValidationError
-from sqlalchemy import Row, String, event, func, insert, select, update
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy import Row, String, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from headgate_server.config import Limit
+from headgate_server.config import Budget, Limit
 from headgate_server.identity.events import SecurityEvent
 from headgate_server.identity.key_store import PAGE
 from headgate_server.identity.keys import ApiKey, digest, new_key
-from headgate_server.identity.migrations import upgrade
+from headgate_server.identity.migrations import MIGRATIONS
 from headgate_server.identity.records import REVOKED, KeyRecord, NewKey, NoSuchKey
 from headgate_server.identity.tables import keys, revisions, security_events
 from headgate_server.principal import Principal
 from headgate_server.printing import printable
+from headgate_server.sql.engine import engine
 
-CONNECT_SECONDS = 5
 MAX_LIMITS = 1_000
-DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 
 log = structlog.get_logger(component="identity")
 
@@ -37,7 +33,7 @@ class SqlKeyDatabase:
     """Keys and security events in two tables, with a counter of changes by which servers notice them."""
 
     def __init__(self, url: str, *, migrates: bool) -> None:
-        self._engine = _engine(make_url(url))
+        self._engine = engine(url)
         self._migrates = migrates
 
     async def prepare(self) -> None:
@@ -48,7 +44,12 @@ class SqlKeyDatabase:
     async def migrate(self) -> None:
         """Makes or migrates the tables."""
         async with self._engine.begin() as connection:
-            await connection.run_sync(upgrade)
+            await connection.run_sync(MIGRATIONS.upgrade)
+
+    async def is_current(self) -> bool:
+        """The tables are what this version needs."""
+        async with self._engine.connect() as connection:
+            return await connection.run_sync(MIGRATIONS.is_current)
 
     async def close(self) -> None:
         """Closes every connection."""
@@ -137,21 +138,6 @@ class SqlKeyDatabase:
 _STATE = select(revisions.c.value, select(func.count()).select_from(keys).scalar_subquery())
 
 
-def _engine(url: URL) -> AsyncEngine:
-    url = url.set(drivername=DRIVERS.get(url.drivername, url.drivername))
-    if url.get_backend_name() != "sqlite":
-        arguments = {"connect_timeout": CONNECT_SECONDS}
-        return create_async_engine(url, pool_size=2, max_overflow=2, pool_recycle=1800, connect_args=arguments)
-    engine = create_async_engine(url, connect_args={"timeout": CONNECT_SECONDS})
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def set_up(connection: Any, _record: Any) -> None:
-        with suppress(OperationalError):  # another server is just doing it, and the file remembers
-            connection.execute("PRAGMA journal_mode=WAL")  # a reader then never waits for a writer
-
-    return engine
-
-
 async def _next_revision(connection: AsyncConnection) -> int:
     statement = update(revisions).values(value=revisions.c.value + 1).returning(revisions.c.value)
     return int((await connection.execute(statement)).scalar_one())
@@ -178,8 +164,10 @@ def _record(row: Row[Any]) -> KeyRecord:
     """The key of a row. One that cannot be read, as of a later version, lets nobody in, and holds up no others."""
     ended = REVOKED if row.revoked_at is not None else ""
     limits: tuple[Limit, ...] = ()
+    budgets: tuple[Budget, ...] = ()
     try:
         limits = _limits(json.dumps(row.limits)) if row.limits else ()
+        budgets = _budgets(json.dumps(row.budgets)) if row.budgets else ()
     except ValidationError:
         log.error("key_limits_unreadable", key_id=row.id, tenant=row.tenant)
         ended = "unreadable"
@@ -191,6 +179,7 @@ def _record(row: Row[Any]) -> KeyRecord:
             allowed_models=tuple(row.allowed_models),
             allowed_providers=tuple(row.allowed_providers),
             limits=limits,
+            budgets=budgets,
         ),
         digest=bytes.fromhex(row.digest),
         previous_digest=bytes.fromhex(row.previous_digest),
@@ -204,6 +193,11 @@ def _record(row: Row[Any]) -> KeyRecord:
 def _limits(text: str) -> tuple[Limit, ...]:
     """A key's own limits. Very many keys have the same, and to check them takes longer than all else of a key."""
     return tuple(Limit.model_validate(limit) for limit in json.loads(text))
+
+
+@lru_cache(MAX_LIMITS)
+def _budgets(text: str) -> tuple[Budget, ...]:
+    return tuple(Budget.model_validate(budget) for budget in json.loads(text))
 
 
 def _shown(row: Row[Any]) -> Mapping[str, Any]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from headgate_server.config import Auth
+from headgate_server.config.budgets import Budget
 from headgate_server.config.identity import CertificateIdentity, Grant, JwtIssuer, KeyStore as StoreConfig, StaticKey
 from headgate_server.identity.authenticator import Authenticator, KeySource, VerifiedTokens
 from headgate_server.identity.events import SecurityEvents
@@ -78,6 +80,13 @@ class Identity:
                 await asyncio.gather(*(source.tried() for source in sources))
         self.keep_events()
         self.events.start()
+
+    def own_budgets(self) -> Iterator[Budget]:
+        """The budgets that callers may have of their own, as far as their keys are known."""
+        for grant in (*self.auth.keys.values(), *self.auth.jwt, *self.auth.mtls):
+            yield from grant.budgets
+        if self.store:
+            yield from self.store.budgets()
 
     def keep_events(self) -> None:
         """Security events go to this configuration's store from now on."""
@@ -170,4 +179,5 @@ def _principal(grant: Grant, *, tenant: str, key_id: str = "") -> Principal:
         allowed_models=grant.allowed_models,
         allowed_providers=grant.allowed_providers,
         limits=grant.limits,
+        budgets=grant.budgets,
     )

@@ -128,6 +128,7 @@ class Issuer:
             allowed_models=self.grant.allowed_models,
             allowed_providers=self.grant.allowed_providers,
             limits=self.grant.limits,
+            budgets=self.grant.budgets,
         )
 
 

@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 
 import structlog
 
+from headgate_server.config.budgets import Budget
 from headgate_server.identity.events import SecurityEvent, tell
 from headgate_server.identity.records import REVOKED, KeyRecord
 
@@ -84,6 +85,11 @@ class KeyStore:
     def get(self, key_id: str) -> KeyRecord | None:
         """The key of that name."""
         return self._records.get(key_id)
+
+    def budgets(self) -> Iterator[Budget]:
+        """Those of all keys."""
+        for record in self._records.values():
+            yield from record.principal.budgets
 
     def start(self) -> None:
         """Begins to keep the keys current; once is enough."""

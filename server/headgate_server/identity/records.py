@@ -69,6 +69,7 @@ class NewKey:
     allowed_models: Sequence[str] = ()
     allowed_providers: Sequence[str] = ()
     limits: Sequence[Mapping[str, Any]] = ()
+    budgets: Sequence[Mapping[str, Any]] = ()
     expires_at: float | None = None
 
 

@@ -2,30 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Any
+from sqlalchemy import JSON, BigInteger, Column, Integer, MetaData, String, Table
 
-from sqlalchemy import JSON, BigInteger, Column, DateTime, Integer, MetaData, String, Table
-from sqlalchemy.engine import Dialect
-from sqlalchemy.types import TypeDecorator
+from headgate_server.sql.types import Moment
 
 metadata = MetaData()
-
-
-class Moment(TypeDecorator[float]):
-    """A point in time: seconds since the epoch here, a timestamp of UTC in the database."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: float | None, dialect: Dialect) -> datetime | None:
-        """To the database."""
-        return None if value is None else datetime.fromtimestamp(value, UTC)
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> float | None:
-        """From the database; SQLite forgets the zone."""
-        return None if value is None else (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
-
 
 # One row: the number of changes ever made. Whoever changes a key counts it up in the same transaction, and so holds its
 # lock until the commit: revisions become visible in order, and none can be missed by who reads them.
@@ -49,6 +30,7 @@ keys = Table(
     Column("allowed_models", JSON, nullable=False),
     Column("allowed_providers", JSON, nullable=False),
     Column("limits", JSON, nullable=False),
+    Column("budgets", JSON, nullable=False, server_default="[]"),
     Column("created_at", Moment, nullable=False),
     Column("rotated_at", Moment),
     Column("expires_at", Moment),

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from itertools import islice
 from typing import Any
 
 import structlog
@@ -17,7 +13,7 @@ from headgate_server.call import Call
 from headgate_server.errors import GatewayError
 from headgate_server.principal import ANONYMOUS
 from headgate_server.redaction import redacted
-from headgate_server.validation import MAX_LABEL_KEY_BYTES, MAX_LABEL_VALUE_BYTES, MAX_LABELS
+from headgate_server.validation import within_bounds
 
 MAX_TEXT = 256
 OUTCOMES = {value: name.removeprefix("ATTEMPT_OUTCOME_") for name, value in pb.AttemptOutcome.items()}
@@ -26,30 +22,26 @@ TOKENS = {name: f"{name}_tokens" for name in ("input", "output", "cache_read", "
 log = structlog.get_logger(component="access")
 
 
-@asynccontextmanager
-async def access_log(call: Call) -> AsyncIterator[None]:
-    """Lets every line of this call tell its ids, and writes the last."""
-    logs.bind(call)
-    try:
-        yield
-    finally:
-        error = call.conclude(sys.exception())
-        if log.is_enabled_for(logging.INFO):
-            log.info("call", **_line(call, error))
-        if error and error.vendor_detail:
-            # A vendor's words may repeat the prompt: they are for those who ask for them.
-            log.debug("vendor_detail", detail=redacted(error.vendor_detail))
+def log_call(call: Call, error: GatewayError | None) -> None:
+    """Writes the last line of the call."""
+    if log.is_enabled_for(logging.INFO):
+        log.info("call", **_line(call, error))
+    if error and error.vendor_detail:
+        # A vendor's words may repeat the prompt: they are for those who ask for them.
+        log.debug("vendor_detail", **logs.of_call(call), detail=redacted(error.vendor_detail))
 
 
 def _line(call: Call, error: GatewayError | None) -> dict[str, Any]:
     line: dict[str, Any] = {
+        **logs.of_call(call),
+        "timestamp": logs.timestamp(call.ended_at),
         "method": call.method,
         "peer": call.peer,
         "code": error.code.name if error else "OK",
-        "duration_ms": round(call.elapsed() * 1000, 3),
+        "duration_ms": round(call.duration * 1000, 3),
     }
     if call.principal is not ANONYMOUS:
-        line |= {"tenant": call.principal.tenant, "key_id": call.principal.key_id}
+        line["key_id"] = call.principal.key_id
     if error:
         line["reason"] = error.reason
         line["error"] = error.message[:MAX_TEXT]
@@ -57,7 +49,7 @@ def _line(call: Call, error: GatewayError | None) -> dict[str, Any]:
             line["facts"] = error.facts
     if isinstance(call.request, pb.GenerateRequest | pb.EmbedRequest):
         line["model"] = call.request.model[:MAX_TEXT]
-        line["labels"] = _within_bounds(call.request.labels)
+        line["labels"] = within_bounds(call.request.labels)
     if call.routed_to:
         line["routed_to"] = call.routed_to
     if call.arm:
@@ -67,13 +59,6 @@ def _line(call: Call, error: GatewayError | None) -> dict[str, Any]:
     if call.attempts:
         line["attempts"] = [_attempt(attempt) for attempt in call.attempts]
     return line
-
-
-def _within_bounds(labels: Mapping[str, str]) -> dict[str, str]:
-    """What a valid request may have, of one that may be none."""
-    return {
-        key[:MAX_LABEL_KEY_BYTES]: value[:MAX_LABEL_VALUE_BYTES] for key, value in islice(labels.items(), MAX_LABELS)
-    }
 
 
 def _attempt(attempt: pb.Attempt) -> dict[str, Any]:

@@ -1,14 +1,18 @@
-"""What an interceptor is: one small async context manager around the call."""
+"""What the chain does around a call, in plain functions: they begin, check and end it."""
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
 
 from headgate_server.call import Call
+from headgate_server.errors import GatewayError
 
+Begin: TypeAlias = Callable[[Call], None]
+"""Does something at the first byte of a call."""
 
-class Interceptor(Protocol):
-    """Does its work before, and after the call whatever its end; raises a GatewayError to refuse."""
+Check: TypeAlias = Callable[[Call], Awaitable[None] | None]
+"""Raises a GatewayError to refuse the call. One that has to wait for something returns what to await."""
 
-    def __call__(self, call: Call) -> AbstractAsyncContextManager[None]: ...
+End: TypeAlias = Callable[[Call, GatewayError | None], None]
+"""Does something at the end of every call, whatever that is; None is OK."""

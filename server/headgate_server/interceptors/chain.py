@@ -1,4 +1,4 @@
-"""The one interceptor that gRPC sees: it parses, applies the others in order, and drives the handler.
+"""The one interceptor that gRPC sees: it begins each call, checks it, drives the handler, and ends it.
 
 Streaming handlers run as coroutines that write, with every generator closed on every way out, because grpc.aio
 neither closes an async generator whose caller went away nor answers when a stray CancelledError escapes.
@@ -7,6 +7,7 @@ neither closes an async generator whose caller went away nor answers when a stra
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, cast
@@ -17,7 +18,9 @@ from google.protobuf.message import DecodeError, Message
 
 from headgate_server.call import REQUEST_ID, Call, CallRegistry
 from headgate_server.errors import InvalidRequest
-from headgate_server.interceptors.base import Interceptor
+from headgate_server.interceptors.base import Begin, Check, End
+from headgate_server.interceptors.status import fail
+from headgate_server.receiving import Reception
 
 if TYPE_CHECKING:
     # grpcio's own classes are generic for type checkers only.
@@ -31,10 +34,12 @@ Serialize = Callable[[Call, Message], bytes]
 
 
 class Chain(grpc.aio.ServerInterceptor):
-    """Applies `before_parse`, parses, applies `after_parse`, and calls the handler with (request, call).
+    """Every call goes through these, in this order, each of them in the order in which they are listed:
 
-    `runtime` tells the generation of the configuration that a new call begins with. Only methods of `service` are
-    touched: health and reflection pass.
+    `begin`, then `before_parse`, which look at metadata alone, then `after_parse`, which have the request, then the
+    handler, which gets (request, call). `end` comes whatever happened, and hears the one outcome. `runtime` tells the
+    generation of the configuration that a new call begins with. Only methods of `service` are touched: health and
+    reflection pass.
     """
 
     def __init__(
@@ -43,14 +48,20 @@ class Chain(grpc.aio.ServerInterceptor):
         calls: CallRegistry,
         runtime: Callable[[], Runtime],
         *,
-        before_parse: Sequence[Interceptor],
-        after_parse: Sequence[Interceptor] = (),
+        begin: Sequence[Begin] = (),
+        before_parse: Sequence[Check] = (),
+        after_parse: Sequence[Check] = (),
+        end: Sequence[End] = (),
+        reception: Reception | None = None,
     ) -> None:
         self._prefix = f"/{service}/"
         self._calls = calls
         self._runtime = runtime
+        self._begin = tuple(begin)
         self._before_parse = tuple(before_parse)
         self._after_parse = tuple(after_parse)
+        self._end = tuple(end)
+        self._reception = reception or Reception()
         self._handlers: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -73,15 +84,20 @@ class Chain(grpc.aio.ServerInterceptor):
         To gRPC every method takes a stream of bytes, so that the chain runs before the request is received, and can
         answer a caller who ends without one. On the wire that is the same.
         """
-        answer = _stream if handler.response_streaming else _unary
-        respond = self._around(handler, answer(handler, _serialize(handler)))
+        respond = _stream if handler.response_streaming else _unary
+        answer = self._around(respond(handler, _serialize(handler)), handler.request_deserializer)
 
         async def driven(_requests: Any, context: Context) -> Any:
             call = Call(method, context, self._calls, self._runtime())
             self._calls.enter(call)
             timer = None if call.has_deadline else call.end_when_overdue()
             try:
-                return await respond(call)
+                reply = await answer(call)
+                if call.trailer:
+                    context.set_trailing_metadata(tuple(call.trailer))
+                return reply
+            except BaseException as exception:
+                await fail(call, exception)
             finally:
                 if timer:
                     timer.cancel()
@@ -92,15 +108,27 @@ class Chain(grpc.aio.ServerInterceptor):
             return grpc.stream_stream_rpc_method_handler(cast(Any, driven), None, None)
         return grpc.stream_unary_rpc_method_handler(cast(Any, driven), None, None)
 
-    def _around(self, handler: Handler, respond: Respond) -> Respond:
-        parsed = _within(self._after_parse, respond)
-        parse = handler.request_deserializer
+    def _around(self, respond: Respond, parse: Any) -> Respond:
+        async def answer(call: Call) -> Any:
+            try:
+                for begin in self._begin:
+                    begin(call)
+                await _pass(self._before_parse, call)
+                call.request = _parse(parse, await self._reception.read(call))
+                await _pass(self._after_parse, call)
+                return await respond(call)
+            finally:
+                error = call.end(sys.exception())
+                for end in self._end:
+                    end(call, error)
 
-        async def parse_and_respond(call: Call) -> Any:
-            call.request = _parse(parse, await call.context.read())
-            return await parsed(call)
+        return answer
 
-        return _within(self._before_parse, parse_and_respond)
+
+async def _pass(checks: Sequence[Check], call: Call) -> None:
+    for check in checks:
+        if waiting := check(call):
+            await waiting
 
 
 def _serialize(handler: Handler) -> Serialize:
@@ -117,21 +145,6 @@ def _serialize(handler: Handler) -> Serialize:
     return serialize_within_limit
 
 
-def _within(interceptors: Sequence[Interceptor], respond: Respond) -> Respond:
-    """`respond` with the interceptors around it, the first outermost."""
-    for interceptor in reversed(interceptors):
-        respond = _within_one(interceptor, respond)
-    return respond
-
-
-def _within_one(interceptor: Interceptor, respond: Respond) -> Respond:
-    async def respond_within(call: Call) -> Any:
-        async with interceptor(call):
-            return await respond(call)
-
-    return respond_within
-
-
 def _unary(handler: Handler, serialize: Serialize) -> Respond:
     behaviour: Any = handler.unary_unary
 
@@ -140,6 +153,8 @@ def _unary(handler: Handler, serialize: Serialize) -> Respond:
         reply = serialize(call, message)
         if call.trace:
             call.trace.replied(message)
+        if call.entry:
+            call.entry.replied(message)
         await _send(call, call.context.send_initial_metadata(((REQUEST_ID, call.request_id),)))
         return reply
 
@@ -158,6 +173,8 @@ def _stream(handler: Handler, serialize: Serialize) -> Respond:
                     await _send(call, call.context.send_initial_metadata(((REQUEST_ID, call.request_id),)))
                 if call.trace:
                     call.trace.replied(event)
+                if call.entry:
+                    call.entry.replied(event)
                 await _send(call, write(serialize(call, event)))
 
     return respond

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 from headgate_server.call import Call
+from headgate_server.errors import GatewayError
 
 
-@asynccontextmanager
-async def limits(call: Call) -> AsyncIterator[None]:
-    """Reserves the most that the call may use; on every way out what it used is settled, and the caller told."""
-    call.limits = held = call.runtime.limits.of_call(call)
-    if held is None:
-        yield
-        return
-    try:
-        await held.enter()
-        yield
-    finally:
-        held.settle()
-        call.trailer += held.trailer()
-    if call.trailer:
-        call.context.set_trailing_metadata(tuple(call.trailer))
+async def reserve(call: Call) -> None:
+    """Reserves the most that the call may use."""
+    call.limits = call.runtime.limits.of_call(call)
+    if call.limits:
+        await call.limits.enter()
+
+
+def settle(call: Call, error: GatewayError | None) -> None:
+    """Counts what the call has used, gives back the rest, and tells the caller how its limits stand."""
+    if call.limits:
+        call.limits.settle()
+        call.trailer += call.limits.trailer()

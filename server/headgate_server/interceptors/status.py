@@ -1,11 +1,10 @@
-"""Outermost: turns the one outcome of a call into a gRPC status with google.rpc details."""
+"""Turns the one outcome of a call into a gRPC status with google.rpc details."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -42,22 +41,17 @@ class RpcStatus(grpc.Status):
     trailing_metadata: tuple[tuple[str, str | bytes], ...]
 
 
-@asynccontextmanager
-async def status(call: Call) -> AsyncIterator[None]:
-    """Answers every failure; a caller who is gone gets none, and the cancellation goes on."""
-    try:
-        yield
-    except BaseException as exception:
-        error = call.conclude(exception) or InternalError()
-        if call.unanswerable:
-            raise asyncio.CancelledError from None
-        if isinstance(error, InternalError):
-            log.error("internal_error", method=call.method, exc_info=exception)
-        rpc_status = to_status(error, call.request_id, call.attempts, call.trailer)
-        await _abort(call, rpc_status)
+async def fail(call: Call, exception: BaseException) -> NoReturn:
+    """Answers a failure; a caller who is gone gets no answer, and the cancellation goes on."""
+    error = call.conclude(exception) or InternalError()
+    if call.unanswerable:
+        raise asyncio.CancelledError from None
+    if isinstance(error, InternalError):
+        log.error("internal_error", method=call.method, exc_info=exception)
+    await _abort(call, to_status(error, call.request_id, call.attempts, call.trailer))
 
 
-async def _abort(call: Call, rpc_status: RpcStatus) -> None:
+async def _abort(call: Call, rpc_status: RpcStatus) -> NoReturn:
     """Sends the status. It queues behind what was written: one who reads no more does not hold the call for that."""
     if not call.ended_by_server:
         await call.context.abort_with_status(rpc_status)

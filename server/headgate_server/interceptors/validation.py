@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -21,9 +20,7 @@ CHECKS: Mapping[type[Any], Callable[[Any], None]] = MappingProxyType(
 )
 
 
-@asynccontextmanager
-async def validated(call: Call) -> AsyncIterator[None]:
+def validate(call: Call) -> None:
     """Raises InvalidRequest with every violation. First of all: permissions and limits go by what is checked here."""
     if check := CHECKS.get(type(call.request)):
         check(call.request)
-    yield

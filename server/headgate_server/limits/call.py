@@ -2,48 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from headgate import v1 as pb
 
-from headgate_server.errors import (
-    LargerThanLimit,
-    LargerThanProviderLimit,
-    ProviderLimitReached,
-    RateLimited,
-    ReachedLimit,
-)
+from headgate_server.errors import ProviderLimitReached, RateLimited, UnpricedTarget
 from headgate_server.limits import truth
+from headgate_server.limits.costs import Costs
+from headgate_server.limits.estimate import Request
 from headgate_server.limits.limiter import Limiter, Reservation
-from headgate_server.limits.quota import MICROS, NEVER, Limit, Standing, Take
-from headgate_server.limits.rules import Rules, Scoped
+from headgate_server.limits.quota import MICROS, Standing, Take
+from headgate_server.limits.refusal import refused
+from headgate_server.limits.rules import OF_TARGET, Rules
+from headgate_server.limits.scopes import Scoped
 from headgate_server.principal import Principal
 from headgate_server.providers.base import Target
 
+if TYPE_CHECKING:
+    from headgate_server.attempt import Attempt
+
 NAMES = {"requests": "requests", **dict.fromkeys(truth.TOKENS, "tokens")}
-FOR_GOOD: dict[type[RateLimited], type[RateLimited]] = {
-    RateLimited: LargerThanLimit,
-    ProviderLimitReached: LargerThanProviderLimit,
-}
 
 
 class Share(NamedTuple):
-    """The part of a call that goes to this provider, and that came to it by this name; empty is any."""
+    """The part of a call that goes to this provider, to this model of it, and that came to it by this name; empty is
+    any."""
 
     provider: str = ""
+    model: str = ""
     name: str = ""
 
 
 WHOLE = Share()
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """One reservation of the call, for this share of it."""
+@dataclass(slots=True)
+class Try:
+    """A target's turn. As long as nothing is `sent`, it waits for a place, and may yet use all that is reserved."""
 
-    share: Share
+    target: Target
+    name: str
+    requests: int
+    sent: Sequence[Attempt]
+    over: bool = False
+
+    def waits(self, share: Share) -> bool:
+        """Whether it may still become a part of this share."""
+        return not (self.over or self.sent) and _is_of(share, self.target.provider, self.target.model, self.name)
+
+
+class Held(NamedTuple):
+    """One reservation of the call, take by take of these limits."""
+
+    scoped: Sequence[Scoped]
     reservation: Reservation
     standings: Sequence[Standing]
 
@@ -56,8 +69,8 @@ class CallLimits:
     """What one call holds.
 
     The estimate is reserved once for the call, and again for what is sent after or beside an attempt that may have
-    used it up. The same goes for each provider that is limited as such, where every attempt is a request, and for each
-    other name whose targets are asked: a fallback's, or the one that a rule put in place of the caller's.
+    used it up. The same goes for each provider and target that is limited as such, where every attempt is a request,
+    and for each other name whose targets are asked: a fallback's, or the one that a rule put in place of the caller's.
     """
 
     def __init__(
@@ -65,24 +78,35 @@ class CallLimits:
         limiter: Limiter,
         rules: Rules,
         principal: Principal,
-        model: str,
+        request: Request,
         estimate: Mapping[str, int],
         attempts: Sequence[pb.Attempt],
+        costs: Costs | None = None,
+        callers_own: Collection[str] = (),
     ) -> None:
         self._limiter = limiter
         self._rules = rules
         self._principal = principal
-        self._model = model
+        self._request = request
+        self._model = request.model
+        self._labels = request.labels
         self._estimate = estimate
         self._attempts = attempts
-        self._of_call = rules.of_call(principal, model)
-        self._tries = 0
+        self._costs = costs
+        self._callers_own = callers_own
+        """Issuers that charge the caller's own account."""
+        self._of_call = rules.of_call(principal, self._model, self._labels)
+        self._tries: list[Try] = []
         self._names: dict[tuple[str, str], str] = {}
         """By which name the call came to a target."""
-        self._held: list[Held] = []
-        self._rule_of: dict[str, str] = {}
-        self._standings: dict[str, tuple[Limit, Standing, int]] = {}
+        self._held: dict[Share, list[Held]] = {}
+        self._standings: dict[str, tuple[Scoped, Standing, int]] = {}
         """What was said last of each limit, and what was given back to it since."""
+
+    @property
+    def counts_money(self) -> bool:
+        """A budget may apply."""
+        return self._costs is not None
 
     async def enter(self) -> None:
         """Reserves for the call.
@@ -92,78 +116,123 @@ class CallLimits:
         """
         await self._reserve(WHOLE, self._of_call, self._estimate, RateLimited)
 
-    async def attempt(self, target: Target, name: str = "") -> None:
+    async def attempt(self, target: Target, name: str, requests: int, sent: Sequence[Attempt]) -> Try:
         """Reserves for what is about to be sent to this target, to which the call came by `name`, or by its own.
 
+        `sent` grows as the `requests` go out.
+
         Raises:
-            ProviderLimitReached: there is no room for it at this provider, or under this name.
-            RateLimited: earlier attempts have used what was reserved, and there is no room for more.
+            ProviderLimitReached, ProviderBudgetExceeded: there is no room for it at this provider or target, or under
+                this name.
+            RateLimited, BudgetExceeded: earlier attempts have used what was reserved, and there is no room for more.
+            UnpricedTarget: nobody knows what it costs, and that is refused.
         """
-        self._tries += 1
-        self._names[target.provider, target.model] = name or self._model
-        if self._attempts:
+        one = Try(target, name or self._model, requests, sent)
+        self._names[target.provider, target.model] = one.name
+        self._tries.append(one)
+        try:
+            await self._reserve_for(one)
+        except BaseException:
+            one.over = True
+            raise
+        return one
+
+    async def _reserve_for(self, one: Try) -> None:
+        if len(self._tries) > 1:
             await self._reserve(WHOLE, self._of_call, self._needed(WHOLE), RateLimited)
-        for share, scoped in self._shares(target.provider, name or self._model):
+        shares = list(self._shares(one))
+        if self._is_refused(one.target) and self._has_budgets(scoped for _, scoped in shares):
+            name = f"{one.target.provider}/{one.target.model}"
+            raise UnpricedTarget(f"the price of {name} is not known, and a budget applies")
+        for share, scoped in shares:
             if scoped:
                 await self._reserve(share, scoped, self._needed(share), ProviderLimitReached)
 
-    def _shares(self, provider: str, name: str) -> Iterator[tuple[Share, Sequence[Scoped]]]:
+    def _shares(self, one: Try) -> Iterator[tuple[Share, Sequence[Scoped]]]:
         """What limits an attempt beside what limits the whole call; no counter twice."""
-        at_provider = self._rules.of_attempt(self._principal, self._model, provider)
-        yield Share(provider), at_provider
-        if name != self._model:
-            yield Share(name=name), _others(self._rules.of_call(self._principal, name), self._of_call)
-            of_both = self._rules.of_attempt(self._principal, name, provider)
-            yield Share(provider, name), _others(of_both, at_provider)
+        target, who = one.target, (self._principal, self._model, self._labels)
+        other = (self._principal, one.name, self._labels) if one.name != self._model else None
+        for of in self._rules.of_attempts:
+            share = Share(target.provider, target.model if of == OF_TARGET else "")
+            own = self._rules.of_attempt(of, target, *who)
+            yield share, own
+            if other:
+                yield share._replace(name=one.name), _others(self._rules.of_attempt(of, target, *other), own)
+        if other:
+            yield Share(name=one.name), _others(self._rules.of_call(*other), self._of_call)
+
+    def _is_refused(self, target: Target) -> bool:
+        """Nobody knows what it costs, and the operator would pay."""
+        if self._costs is None or target.issuer.lower() in self._callers_own:
+            return False
+        return self._costs.refuses(target)
+
+    def _has_budgets(self, shares: Iterable[Sequence[Scoped]]) -> bool:
+        return any(each.limit.budget for scoped in (self._of_call, *shares) for each in scoped)
 
     def _needed(self, share: Share) -> dict[str, int]:
-        """What is to be reserved so that one more attempt has room beside all that earlier ones may have used."""
+        """What is to be reserved so that all that was used has room, and those whose turn is yet to come."""
         used = self._used(share)
-        most = {unit: used[unit] + self._estimate[unit] for unit in truth.TOKENS}
-        most["requests"] = used["requests"] + 1 if share.provider else 1
+        waiting = [one for one in self._tries if one.waits(share)]
+        most = {unit: amount + self._estimate[unit] * len(waiting) for unit, amount in used.items()}
+        most["requests"] = used["requests"] + sum(one.requests for one in waiting) if share.provider else 1
         most["concurrency"] = 1
         return {unit: amount - self._reserved(share, unit) for unit, amount in most.items()}
 
     def settle(self) -> None:
         """Counts what the call has used, and gives back the rest."""
-        for share in dict.fromkeys([held.share for held in self._held]):
-            several = [held for held in self._held if held.share == share]
+        for share, (*earlier, last) in self._held.items():
             used = self._used(share)
-            for n, held in enumerate(several, 1):
-                part = {
-                    unit: min(amount, held.amount(unit)) if any(later.amount(unit) for later in several[n:]) else amount
-                    for unit, amount in used.items()
-                }
+            for n, held in enumerate(earlier, 1):
+                part = _part(used, held, [*earlier[n:], last])
                 self._settle(held, part)
                 used = {unit: amount - part[unit] for unit, amount in used.items()}
+            self._settle(last, used)
 
     def _used(self, share: Share) -> dict[str, int]:
         """What the attempts of this share have used; but for providers a call is one request, however often sent."""
-        attempts = [attempt for attempt in self._attempts if self._is_of(share, attempt)]
-        used = truth.of_attempts(attempts, self._estimate, max(self._tries, 1))
+        attempts = [
+            attempt
+            for attempt in self._attempts
+            if _is_of(share, attempt.provider, attempt.model, self._names.get((attempt.provider, attempt.model)))
+        ]
+        most_estimates = max(len(self._tries), 1)
+        used = truth.of_attempts(attempts, self._estimate, most_estimates)
+        if self._costs:
+            used["cost"] = self._cost(share, self._costs, most_estimates)
         if not share.provider:
             used["requests"] = min(used["requests"], 1)
         return used
 
-    def _is_of(self, share: Share, attempt: pb.Attempt) -> bool:
-        if share.provider and share.provider != attempt.provider:
-            return False
-        return not share.name or share.name == self._names.get((attempt.provider, attempt.model))
+    def _cost(self, share: Share, costs: Costs, most_estimates: int) -> int:
+        """What is in flight may cost as much as the estimate."""
+        ended, in_flight = 0, 0
+        for one in self._tries:
+            for attempt in one.sent:
+                if _is_of(share, attempt.target.provider, attempt.target.model, one.name):
+                    if attempt.record.outcome:
+                        ended += costs.of(attempt, self._request)
+                    else:
+                        in_flight += 1
+        return ended + self._estimate["cost"] * min(in_flight, most_estimates)
 
     def decisions(self) -> Iterator[tuple[str, bool, float]]:
         """Of each rule that was asked: its name, whether it had room, and the share of it that is left by now."""
-        for key, (limit, standing, back) in self._standings.items():
-            left = (limit.capacity - standing.used + back) / limit.capacity
-            yield self._rule_of[key], not standing.wait, min(max(left, 0.0), 1.0)
+        for scoped, standing, back in self._standings.values():
+            limit = scoped.limit
+            capacity = limit.amount if limit.budget else limit.capacity
+            left = (capacity - standing.used + back) / capacity
+            yield scoped.rule, not standing.wait, min(max(left, 0.0), 1.0)
 
     def trailer(self) -> list[tuple[str, str]]:
         """How the limits stand that have least room, of requests and of tokens."""
         tightest: dict[str, tuple[int, int, int]] = {}
-        for limit, standing, back in self._standings.values():
-            name = NAMES.get(limit.unit)
-            remaining = min(limit.capacity - standing.used + back, limit.capacity)
+        for scoped, standing, back in self._standings.values():
+            name = NAMES.get(scoped.limit.unit)
+            capacity = scoped.limit.capacity
+            remaining = min(capacity - standing.used + back, capacity)
             if name and (name not in tightest or remaining < tightest[name][0]):
-                tightest[name] = (remaining, limit.capacity, standing.reset)
+                tightest[name] = (remaining, capacity, standing.reset)
         trailer = []
         for name, (remaining, capacity, reset) in tightest.items():
             trailer += [
@@ -176,67 +245,45 @@ class CallLimits:
     async def _reserve(
         self, share: Share, scoped: Sequence[Scoped], amounts: Mapping[str, int], refusal: type[RateLimited]
     ) -> None:
-        takes = [
-            Take(each.key, each.limit, amount) for each in scoped if (amount := amounts.get(each.limit.unit, 0)) > 0
-        ]
-        if not takes:
+        asked = [each for each in scoped if amounts.get(each.limit.unit, 0) > 0]
+        if not asked:
             return
-        self._rule_of.update((each.key, each.rule) for each in scoped)
+        takes = [Take(each.key, each.limit, amounts[each.limit.unit]) for each in asked]
         reservation, verdict = await self._limiter.reserve(takes)
         if not verdict.granted:
-            for take, standing in zip(takes, verdict.standings, strict=True):
-                self._standings[take.key] = (take.limit, standing, 0)
-            subjects = {each.key: each.subject for each in scoped}
-            raise _refused(takes, verdict.standings, subjects, refusal)
-        self._held.append(Held(share, reservation, verdict.standings))
+            for each, take, standing in zip(asked, takes, verdict.standings, strict=True):
+                self._standings[each.key] = (each, standing, 0)
+                if standing.wait:
+                    self._limiter.watch.refused(take)
+            raise refused(asked, takes, verdict.standings, refusal)
+        self._held.setdefault(share, []).append(Held(asked, reservation, verdict.standings))
 
     def _reserved(self, share: Share, unit: str) -> int:
-        return sum(held.amount(unit) for held in self._held if held.share == share)
+        return sum(held.amount(unit) for held in self._held.get(share, ()))
 
     def _settle(self, held: Held, used: Mapping[str, int]) -> None:
         amounts = []
-        for (key, limit, taken), standing in zip(held.reservation.takes, held.standings, strict=True):
-            amount = used.get(limit.unit, 0)
+        for scoped, take, standing in zip(held.scoped, held.reservation.takes, held.standings, strict=True):
+            amount = used.get(scoped.limit.unit, 0)
             amounts.append(amount)
-            given_back = self._standings[key][2] if key in self._standings else 0
-            self._standings[key] = (limit, standing, given_back + taken - amount)
+            given_back = self._standings[scoped.key][2] if scoped.key in self._standings else 0
+            self._standings[scoped.key] = (scoped, standing, given_back + take.amount - amount)
         self._limiter.settle(held.reservation, amounts)
 
 
+def _is_of(share: Share, provider: str, model: str, name: str | None) -> bool:
+    return all(not part or part == own for part, own in zip(share, (provider, model, name), strict=True))
+
+
+def _part(used: Mapping[str, int], held: Held, later: Sequence[Held]) -> Mapping[str, int]:
+    """What of it is counted in this reservation: all, or as much as it holds where a later one holds the unit, too."""
+    return {
+        unit: min(amount, held.amount(unit)) if any(other.amount(unit) for other in later) else amount
+        for unit, amount in used.items()
+    }
+
+
 def _others(scoped: Sequence[Scoped], counted: Sequence[Scoped]) -> Sequence[Scoped]:
+    """Those under another name. Money is of the name that the caller used, as the ledger has it."""
     keys = {each.key for each in counted}
-    return [each for each in scoped if each.key not in keys]
-
-
-def _refused(
-    takes: Sequence[Take], standings: Sequence[Standing], subjects: Mapping[str, str], refusal: type[RateLimited]
-) -> RateLimited:
-    """The refusal, with every limit that has no room."""
-    without_room = [
-        (ReachedLimit(take.limit.unit, subjects[take.key], _in_words(take)), standing.wait)
-        for take, standing in zip(takes, standings, strict=True)
-        if standing.wait
-    ]
-    reached = [limit for limit, _ in without_room]
-    if never := [limit for limit, wait in without_room if wait == NEVER]:
-        return FOR_GOOD[refusal](str(never[0]), reached_limits=reached)
-    wait = max(wait for _, wait in without_room)
-    return refusal(str(reached[0]), reached_limits=reached, retry_after=wait / MICROS)
-
-
-def _in_words(take: Take) -> str:
-    return f"{_allowed(take.limit)}, and the call may take {take.amount}"
-
-
-def _allowed(limit: Limit) -> str:
-    match limit.algorithm:
-        case "concurrency":
-            return f"{limit.amount} calls are allowed at a time"
-        case "sliding_window":
-            return f"{limit.amount} {_noun(limit)} are allowed in {limit.window / MICROS:g} s"
-        case "token_bucket":
-            return f"{limit.capacity} {_noun(limit)} are allowed at once, {limit.amount} in {limit.window / MICROS:g} s"
-
-
-def _noun(limit: Limit) -> str:
-    return limit.unit.replace("_", " ")
+    return [each for each in scoped if each.key not in keys and not each.limit.budget]

@@ -5,8 +5,9 @@
 -- array of operations. Each operation is an array, too, and has its result:
 --
 --   "reserve", name, takes    {granted, used, reset, wait, used, reset, wait, ...}
---   "settle", name, takes     {}: the takes hold the truth
---   "charge", name, takes     {}: the same, and it counts where nothing is held by that name
+--   "settle", name, takes     {spent, spent, ...} of calendars, 0 of others; the takes hold the truth
+--   "charge", name, takes     the same, and it counts where nothing is held by that name
+--   "restore", "", takes      the same: at least so much was spent, of calendars
 --   "renew"                   {}
 --
 -- A take: key, algorithm, capacity, scale, gain, amount. The answer is a MessagePack array of the results.
@@ -22,13 +23,15 @@ end
 local REMEMBERED = 3600000 -- milliseconds for which a holder that was given up may still settle, and a charge is known
 local RETURNED_AT_ONCE = 200
 local CONCURRENCY_WAIT = 1000000
+local DAY = 86400000000
 local NEVER = -1
+local MOST = 9007199254740991
 local floor, ceil, max = math.floor, math.ceil, math.max
 local HOLDERS, HELD = prefix .. 'holders', prefix .. 'held:'
 local RETURNED, CHARGED = prefix .. 'returned:', prefix .. 'charged:'
 
 -- A counter's state: of a token bucket {parts, updated}, of a sliding window {slot, sum, slot, sum, ...}, of concurrency
--- {what is in flight}.
+-- {what is in flight}, of a calendar {spent, held, until when that counts}.
 
 local token_bucket = {}
 
@@ -147,7 +150,53 @@ function concurrency.reset()
   return 0
 end
 
-local METERS = {token_bucket = token_bucket, sliding_window = sliding_window, concurrency = concurrency}
+function concurrency.charge() end
+
+local calendar = {}
+
+function calendar.used(state)
+  if now >= (state[3] or 0) then
+    state[1], state[2] = 0, 0
+  end
+  return state[1] + state[2]
+end
+
+local function keep(state, take)
+  state[3] = max(take[5], now + DAY)
+end
+
+function calendar.take(state, take, amount)
+  state[2] = state[2] + amount
+  keep(state, take)
+  return 0
+end
+
+function calendar.charge(state, take, amount)
+  state[1] = state[1] + amount
+  keep(state, take)
+end
+
+function calendar.settle(state, take, mark, truth)
+  calendar.used(state)
+  state[2] = max(0, state[2] - take[6])
+  calendar.charge(state, take, truth)
+end
+
+function calendar.wait(state, take)
+  return take[5] == MOST and NEVER or max(1, take[5] - now)
+end
+
+function calendar.reset(state, take)
+  return take[5] == MOST and 0 or max(0, take[5] - now)
+end
+
+function calendar.lasts(state)
+  return state[3] - now
+end
+
+local METERS = {
+  token_bucket = token_bucket, sliding_window = sliding_window, concurrency = concurrency, calendar = calendar,
+}
 
 local function load_states(takes)
   local keys = {}
@@ -168,27 +217,40 @@ local function save(take, state)
   elseif meter == concurrency or is_told_the_time then
     redis.call('SET', key, cmsgpack.pack(state))
   else
-    redis.call('SET', key, cmsgpack.pack(state), 'PX', string.format('%.0f', ceil(meter.reset(state, take) / 1000)))
+    local lasts = (meter.lasts or meter.reset)(state, take)
+    redis.call('SET', key, cmsgpack.pack(state), 'PX', string.format('%.0f', ceil(lasts / 1000)))
   end
+end
+
+-- Counts each take in its own way, and says what each calendar has spent then.
+local function count(takes, change)
+  local states, spent = load_states(takes), {}
+  for i, take in ipairs(takes) do
+    local meter, state = METERS[take[2]], states[i]
+    meter.used(state, take)
+    change(i, take, meter, state)
+    spent[i] = meter == calendar and state[1] or 0
+    save(take, state)
+  end
+  return spent
 end
 
 local function settle(takes, marks, truth)
-  local states = load_states(takes)
-  for i, take in ipairs(takes) do
-    METERS[take[2]].settle(states[i], take, marks[i], truth and truth[i][6] or 0)
-    save(take, states[i])
-  end
+  return count(takes, function(i, take, meter, state)
+    meter.settle(state, take, marks[i], truth and truth[i][6] or 0)
+  end)
 end
 
 local function charge(takes)
-  local states = load_states(takes)
-  for i, take in ipairs(takes) do
-    if take[2] ~= 'concurrency' then
-      METERS[take[2]].used(states[i], take)
-      METERS[take[2]].take(states[i], take, take[6])
-      save(take, states[i])
-    end
-  end
+  return count(takes, function(_, take, meter, state)
+    (meter.charge or meter.take)(state, take, take[6])
+  end)
+end
+
+local function restore(takes)
+  return count(takes, function(_, take, _, state)
+    calendar.charge(state, take, max(0, take[6] - state[1]))
+  end)
 end
 
 -- Gives back what those holders reserved that were not heard of for a lease; a crowd of it over several calls.
@@ -256,16 +318,17 @@ end
 -- Nobody knows whether the reservation of a charge was ever made, nor, when it comes again, whether it came before.
 local function settle_held(name, truth, is_charge)
   if is_charge and not redis.call('SET', CHARGED .. name, '', 'NX', 'PX', REMEMBERED) then
-    return
+    return {}
   end
   local held = redis.call('HGET', HELD .. holder, name)
   if held then
     redis.call('HDEL', HELD .. holder, name)
     local takes, marks = unpack(cmsgpack.unpack(held))
-    settle(takes, marks, truth)
+    return settle(takes, marks, truth)
   elseif redis.call('HDEL', RETURNED .. holder, name) == 1 or is_charge then
-    charge(truth)
+    return charge(truth)
   end
+  return {}
 end
 
 expire()
@@ -277,8 +340,10 @@ for i, operation in ipairs(operations) do
     results[i] = reserve(name, takes)
   elseif kind == 'renew' then
     renew()
+  elseif kind == 'restore' then
+    results[i] = restore(takes)
   else
-    settle_held(name, takes, kind == 'charge')
+    results[i] = settle_held(name, takes, kind == 'charge')
   end
 end
 return cmsgpack.pack(results)

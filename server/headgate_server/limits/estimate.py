@@ -8,13 +8,15 @@ vendors put around each message. Where several targets may answer, the one that 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 from headgate import v1 as pb
 
 from headgate_server.config.limits import LimitEstimate
+from headgate_server.limits.quota import MOST as MOST_COUNTED
+from headgate_server.prices import PriceList
 from headgate_server.providers.base import Target
 from headgate_server.providers.media import media_kind
 
@@ -27,13 +29,16 @@ TOOL_PROMPT_TOKENS = 600
 OUTPUT_CAPS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens")
 CANDIDATE_COUNTS = ("n", "candidate_count", "candidateCount")
 MOST = 2**31 - 1
+DOLLARS = "USD"
+UNKNOWN_COST = 1
+"""A nano: what has no known price is not counted, but there must be money left."""
 
 
 class Estimator:
     """Estimates by the settings of one configuration and by what may answer.
 
     `targets` are all that may answer a request; `card_output` is the most output of one of them as far as it is known,
-    `default_output` what its adapter sends where the caller has no limit.
+    `default_output` what its adapter sends where the caller has no limit, `prices` what its tokens cost.
     """
 
     def __init__(
@@ -42,46 +47,39 @@ class Estimator:
         targets: Callable[[Request], Iterable[Target]],
         card_output: Callable[[Target], int | None],
         default_output: Callable[[Target], int | None],
+        prices: Callable[[Target], PriceList | None],
     ) -> None:
         self._settings = settings
         self._targets = targets
         self._card_output = card_output
         self._default_output = default_output
+        self.prices = prices
 
     def amounts(self, request: Request) -> dict[str, int]:
         """The most of each unit."""
-        input_tokens = self._input_tokens(request)
+        tokens = input_tokens(request, self._settings)
+        if isinstance(request, pb.GenerateRequest) and request.tools:
+            tokens += TOOL_PROMPT_TOKENS
         output_tokens = self._output_tokens(request) if isinstance(request, pb.GenerateRequest) else 0
         return {
             "requests": 1,
-            "input_tokens": input_tokens,
+            "input_tokens": tokens,
             "output_tokens": output_tokens,
-            "total_tokens": input_tokens + output_tokens,
+            "total_tokens": tokens + output_tokens,
             "concurrency": 1,
         }
 
-    def _input_tokens(self, request: Request) -> int:
-        size, tokens = request.ByteSize(), 0
-        if isinstance(request, pb.GenerateRequest) and request.tools:
-            tokens += TOOL_PROMPT_TOKENS
-        for parts in _parts_of(request):
-            for part in parts:
-                if not part.HasField("text"):
-                    for media in _media(part):
-                        size -= len(media.data)
-                        tokens += self._media_tokens(media)
-        return math.ceil(size / self._settings.bytes_per_token) + tokens
-
-    def _media_tokens(self, media: pb.Media) -> int:
-        match media_kind(media):
-            case pb.MEDIA_KIND_IMAGE:
-                return self._settings.image_tokens
-            case pb.MEDIA_KIND_AUDIO:
-                return self._settings.audio_tokens
-            case pb.MEDIA_KIND_VIDEO:
-                return self._settings.video_tokens
-            case _:
-                return self._settings.document_tokens
+    def cost(self, request: Request, amounts: Mapping[str, int], callers_own: Collection[str]) -> int:
+        """The most nanos of US dollars that it can cost at the dearest target; `callers_own` are the issuers that
+        charge the caller's own account."""
+        media = _is_more_than_text(request)
+        most = 0
+        for target in self._targets(request):
+            if target.issuer.lower() not in callers_own:
+                prices = in_dollars(self.prices(target))
+                cost = prices.most(amounts["input_tokens"], amounts["output_tokens"], media=media) if prices else None
+                most = max(most, UNKNOWN_COST if cost is None else cost)
+        return min(most, MOST_COUNTED)
 
     def _output_tokens(self, request: pb.GenerateRequest) -> int:
         config = request.config
@@ -104,6 +102,42 @@ class Estimator:
             ),
             default=self._settings.output_tokens + budget,
         )
+
+
+def in_dollars(prices: PriceList | None) -> PriceList | None:
+    """The prices, if budgets can count them."""
+    return prices if prices and prices.currency == DOLLARS else None
+
+
+def _is_more_than_text(request: Request) -> bool:
+    """It has media in it, or may ask for some in a way that nobody here reads."""
+    if request.provider_options or (isinstance(request, pb.GenerateRequest) and request.config.output_modalities):
+        return True
+    return any(next(_media(part), None) for parts in _parts_of(request) for part in parts)
+
+
+def input_tokens(request: Request, settings: LimitEstimate) -> int:
+    """Tokens of the request's text and media by these settings, without what vendors add to tools."""
+    size, tokens = request.ByteSize(), 0
+    for parts in _parts_of(request):
+        for part in parts:
+            if not part.HasField("text"):
+                for media in _media(part):
+                    size -= len(media.data)
+                    tokens += _media_tokens(media, settings)
+    return math.ceil(size / settings.bytes_per_token) + tokens
+
+
+def _media_tokens(media: pb.Media, settings: LimitEstimate) -> int:
+    match media_kind(media):
+        case pb.MEDIA_KIND_IMAGE:
+            return settings.image_tokens
+        case pb.MEDIA_KIND_AUDIO:
+            return settings.audio_tokens
+        case pb.MEDIA_KIND_VIDEO:
+            return settings.video_tokens
+        case _:
+            return settings.document_tokens
 
 
 def _settings_in(options: Iterable[str]) -> Iterator[dict[str, Any]]:

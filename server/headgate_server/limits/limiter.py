@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import count
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from headgate_server.limits.memory import MemoryCounters
 from headgate_server.limits.quota import Take, Verdict
+from headgate_server.limits.watch import BudgetWatch
 
 HERE = ""
+EPOCH = time.time_ns() - time.monotonic_ns()
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(NamedTuple):
     """What one call holds until it is settled: `shared` says that Redis counts it, `asked` that it may."""
 
     name: str
@@ -26,6 +27,11 @@ class Reservation:
 
 class Limiter(Protocol):
     """Reserves from all limits of a call or from none, and settles."""
+
+    watch: BudgetWatch
+    """Hears of what budgets spend."""
+    forgot: asyncio.Event
+    """Set while nobody has told it what budgets had spent before it began to count, or after its store was away."""
 
     @property
     def trouble(self) -> str:
@@ -48,6 +54,10 @@ class Limiter(Protocol):
         """Counts what was really used, take by take; waits for nobody."""
         ...
 
+    def restore(self, known: Sequence[Take]) -> None:
+        """At least this was spent of budgets, by the ledger."""
+        ...
+
 
 class LocalLimiter:
     """Counts in this process."""
@@ -55,6 +65,9 @@ class LocalLimiter:
     trouble = ""
 
     def __init__(self) -> None:
+        self.watch = BudgetWatch()
+        self.forgot = asyncio.Event()
+        self.forgot.set()
         self._counters = MemoryCounters()
         self._names = count()
 
@@ -69,9 +82,15 @@ class LocalLimiter:
         return reservation, self._counters.reserve(micros(), HERE, reservation.name, takes)
 
     def settle(self, reservation: Reservation, truth: Sequence[int]) -> None:
-        self._counters.settle(micros(), HERE, reservation.name, truth)
+        spent = self._counters.settle(micros(), HERE, reservation.name, truth)
+        for take, used, total in zip(reservation.takes, truth, spent, strict=False):  # nothing is spent twice
+            if take.limit.budget:
+                self.watch.settled(take.limit, used, total)
+
+    def restore(self, known: Sequence[Take]) -> None:
+        self._counters.restore(micros(), known)
 
 
 def micros() -> int:
-    """The monotonic clock in microseconds."""
-    return time.monotonic_ns() // 1000
+    """Microseconds since the epoch by a clock that never jumps: it was right when the process began."""
+    return (EPOCH + time.monotonic_ns()) // 1000

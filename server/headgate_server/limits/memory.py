@@ -58,21 +58,35 @@ class MemoryCounters:
         self._holder(now, holder).held[name] = (takes, marks)
         return Verdict(True, standings)
 
-    def settle(self, now: int, holder: str, name: str, truth: Sequence[int]) -> None:
-        """What was reserved under `name` was really this, take by take; nothing happens twice."""
+    def settle(self, now: int, holder: str, name: str, truth: Sequence[int]) -> Sequence[int]:
+        """What was reserved under `name` was really this, take by take; nothing happens twice.
+
+        What each of them has spent by now, of budgets; nothing if nothing happened.
+        """
         self._expire(now)
         known = self._holders.get(holder)
         if known is None:
-            return
+            return ()
+        spent = []
         if reservation := known.held.pop(name, None):
             for take, mark, used in zip(*reservation, truth, strict=True):
-                self._meter(take).settle(now, mark, take.amount, used)
+                meter = self._meter(take)
+                meter.settle(now, mark, take.amount, used)
+                spent.append(meter.spent)
         elif takes := known.returned.pop(name, None):
             for take, used in zip(takes, truth, strict=True):
-                if take.limit.algorithm != "concurrency":
-                    meter = self._meter(take)
-                    meter.used(now)
-                    meter.take(now, used)
+                meter = self._meter(take)
+                meter.used(now)
+                meter.charge(now, used)
+                spent.append(meter.spent)
+        return spent
+
+    def restore(self, now: int, known: Sequence[Take]) -> None:
+        """At least this was spent of budgets, by what is written elsewhere; what was counted already is part of it."""
+        for take in known:
+            meter = self._meter(take)
+            meter.used(now)
+            meter.charge(now, max(0, take.amount - meter.spent))
 
     def renew(self, now: int, holder: str) -> None:
         """The holder is alive."""

@@ -9,19 +9,24 @@ from __future__ import annotations
 from collections import deque
 from typing import Protocol
 
-from headgate_server.limits.quota import Limit
+from headgate_server.limits.quota import MICROS, MOST, NEVER, Limit
 
 CONCURRENCY_WAIT = 1_000_000
 """A guess: nobody knows when a call in flight ends."""
 
 
+DAY = 86_400 * MICROS
+
+
 class Meter(Protocol):
     """Counts what is used of one limit; a reload may put another amount or burst in its place.
 
-    `take`, `wait` and `reset` go by what `used` has found at the same moment.
+    `take`, `charge`, `wait` and `reset` go by what `used` has found at the same moment. `spent` is what a budget has
+    settled.
     """
 
     limit: Limit
+    spent: int
 
     def used(self, now: int) -> int:
         """Units in use, a part of one counted as one."""
@@ -29,6 +34,10 @@ class Meter(Protocol):
 
     def take(self, now: int, amount: int) -> int:
         """Counts `amount`; returns the mark by which it can be settled."""
+        ...
+
+    def charge(self, now: int, amount: int) -> None:
+        """Counts `amount` that nothing was taken for."""
         ...
 
     def settle(self, now: int, mark: int, taken: int, truth: int) -> None:
@@ -48,6 +57,7 @@ class TokenBucket:
     """Wins back `gain` parts each microsecond, to the whole capacity at most."""
 
     __slots__ = ("_parts", "_updated", "limit")
+    spent = 0
 
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
@@ -63,6 +73,9 @@ class TokenBucket:
     def take(self, now: int, amount: int) -> int:
         self._parts += amount * self.limit.scale
         return 0
+
+    def charge(self, now: int, amount: int) -> None:
+        self.take(now, amount)
 
     def settle(self, now: int, mark: int, taken: int, truth: int) -> None:
         self.used(now)
@@ -83,6 +96,7 @@ class SlidingWindow:
     """
 
     __slots__ = ("_slots", "_used", "limit")
+    spent = 0
 
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
@@ -104,6 +118,9 @@ class SlidingWindow:
             self._slots.append([slot, amount])
         self._used += amount
         return slot
+
+    def charge(self, now: int, amount: int) -> None:
+        self.take(now, amount)
 
     def settle(self, now: int, mark: int, taken: int, truth: int) -> None:
         self.used(now)
@@ -140,6 +157,7 @@ class Concurrency:
     """What is in flight."""
 
     __slots__ = ("_used", "limit")
+    spent = 0
 
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
@@ -152,6 +170,9 @@ class Concurrency:
         self._used += amount
         return 0
 
+    def charge(self, now: int, amount: int) -> None:
+        """Nothing: it is over."""
+
     def settle(self, now: int, mark: int, taken: int, truth: int) -> None:
         self._used -= taken  # whatever came of it, it is over
 
@@ -162,8 +183,53 @@ class Concurrency:
         return 0
 
 
-METERS: dict[str, type[TokenBucket] | type[SlidingWindow] | type[Concurrency]] = {
+class Calendar:
+    """What was spent in a period of the calendar, and what calls in flight may spend yet.
+
+    A new period is a counter of another key, so nothing is won back. The counter outlives its period by the calls that
+    began in it: it is forgotten when the period is over and nothing was counted for a day.
+    """
+
+    __slots__ = ("_held", "_until", "limit", "spent")
+
+    def __init__(self, limit: Limit) -> None:
+        self.limit = limit
+        self.spent = 0
+        self._held = 0
+        self._until = 0
+
+    def used(self, now: int) -> int:
+        if now >= self._until:
+            self.spent = self._held = 0
+        return self.spent + self._held
+
+    def take(self, now: int, amount: int) -> int:
+        self._held += amount
+        self._keep(now)
+        return 0
+
+    def charge(self, now: int, amount: int) -> None:
+        self.spent += amount
+        self._keep(now)
+
+    def settle(self, now: int, mark: int, taken: int, truth: int) -> None:
+        self.used(now)
+        self._held = max(0, self._held - taken)
+        self.charge(now, truth)
+
+    def wait(self, now: int, amount: int) -> int:
+        return NEVER if self.limit.gain == MOST else max(1, self.limit.gain - now)
+
+    def reset(self, now: int) -> int:
+        return 0 if self.limit.gain == MOST else max(0, self.limit.gain - now)
+
+    def _keep(self, now: int) -> None:
+        self._until = max(self.limit.gain, now + DAY)
+
+
+METERS: dict[str, type[TokenBucket | SlidingWindow | Concurrency | Calendar]] = {
     "token_bucket": TokenBucket,
     "sliding_window": SlidingWindow,
     "concurrency": Concurrency,
+    "calendar": Calendar,
 }

@@ -7,12 +7,33 @@ from dataclasses import dataclass
 from math import gcd
 from typing import Literal, NamedTuple
 
-Unit = Literal["requests", "input_tokens", "output_tokens", "total_tokens", "concurrency"]
-Algorithm = Literal["token_bucket", "sliding_window", "concurrency"]
+Unit = Literal["requests", "input_tokens", "output_tokens", "total_tokens", "concurrency", "cost"]
+Algorithm = Literal["token_bucket", "sliding_window", "concurrency", "calendar"]
 
 SLOTS = 60
 MICROS = 1_000_000
 NEVER = -1
+NANOS = 10**9
+MOST = 2**53 - 1
+"""The largest whole number that Lua can count with: nine million dollars in nanos, and a time that never comes."""
+
+
+class Threshold(NamedTuple):
+    """A share of a budget, in figures and in nanos, of which it is told when it is spent."""
+
+    share: str
+    nanos: int
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a limit of money is for people: its name, whose it is, and its period, such as month and 2026-11."""
+
+    name: str
+    subject: str
+    kind: str
+    period: str
+    soft: tuple[Threshold, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +42,7 @@ class Limit:
 
     `scale` and `gain` are what the algorithm counts with. A token bucket counts in parts, `scale` of them to a unit,
     and wins back `gain` of them each microsecond, so that all of it is whole numbers. A sliding window is cut into
-    `scale` slots of `gain` microseconds.
+    `scale` slots of `gain` microseconds. A calendar's period ends at the moment `gain`, MOST for never.
     """
 
     unit: str
@@ -31,6 +52,7 @@ class Limit:
     capacity: int
     scale: int
     gain: int
+    budget: Budget | None = None
 
 
 def limit(unit: str, algorithm: Algorithm, amount: int, window: float = 0, burst: int | None = None) -> Limit:
@@ -44,6 +66,16 @@ def limit(unit: str, algorithm: Algorithm, amount: int, window: float = 0, burst
             return Limit(unit, algorithm, amount, micros, amount, SLOTS, -(-micros // SLOTS))
         case "concurrency":
             return Limit(unit, algorithm, amount, 0, amount, 1, 0)
+        case "calendar":
+            raise ValueError("a calendar has no window: take calendar_limit")
+
+
+def calendar_limit(amount: int, ends: int | None, *, hard: bool = True, budget: Budget | None = None) -> Limit:
+    """The limit of a period that ends at that moment, in microseconds since the epoch; None for never.
+
+    What is not `hard` is only counted.
+    """
+    return Limit("cost", "calendar", amount, 0, amount if hard else MOST, 1, MOST if ends is None else ends, budget)
 
 
 class Take(NamedTuple):
@@ -70,3 +102,9 @@ class Verdict(NamedTuple):
 
     granted: bool
     standings: Sequence[Standing]
+
+
+def dollars(nanos: int) -> str:
+    """Nanos of US dollars as dollars, exactly, with two decimals at least."""
+    whole, rest = divmod(nanos, NANOS)
+    return f"{whole}.{f'{rest:09}'.rstrip('0'):0<2}"

@@ -1,122 +1,133 @@
-"""Which limits apply to a call: those of the configuration, and the caller's own. Pure."""
+"""Which limits and budgets apply to a call: those of the configuration, and the caller's own. Pure but for a clock."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
+import time
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import NamedTuple
-from urllib.parse import quote
 
+from headgate_server.config.budgets import Budget as BudgetConfig, BudgetRule
 from headgate_server.config.limits import Limit as LimitConfig, LimitRule
-from headgate_server.limits.quota import MICROS, Limit, limit
+from headgate_server.config.values import LABEL
+from headgate_server.limits.periods import period_of
+from headgate_server.limits.quota import Limit
+from headgate_server.limits.scopes import Scoped, Whose, applies, budget_of, limit_of, own, own_limits, scoped, whose
 from headgate_server.principal import Principal
+from headgate_server.providers.base import Target
 
 REMEMBERED = 10_000
-MAX_VALUE = 64
+
+Of = str
+"""What rules go by: OF_CALL, or more of an attempt."""
+OF_CALL, OF_PROVIDER, OF_TARGET = "call", "provider", "target"
+OF_ATTEMPT = (OF_PROVIDER, OF_TARGET)
+NO_LABELS: Mapping[str, str] = {}
 
 
-class Scoped(NamedTuple):
-    """A limit as it applies to one caller: the key of its counter, and who that is, such as `tenant:acme`.
+class Found(NamedTuple):
+    """What applies to a caller, as long as these are its own limits and no period ends."""
 
-    `rule` is the same for all callers: by it metrics tell limits apart.
-    """
+    limits: tuple[LimitConfig, ...]
+    budgets: tuple[BudgetConfig, ...]
+    since: float
+    until: float
+    scoped: Sequence[Scoped]
 
-    key: str
-    limit: Limit
-    subject: str
-    rule: str
+    def holds(self, principal: Principal, now: float) -> bool:
+        return (
+            self.since <= now < self.until
+            and (self.limits is principal.limits or self.limits == principal.limits)
+            and (self.budgets is principal.budgets or self.budgets == principal.budgets)
+        )
 
 
 class Rules:
-    """The limits of one configuration. A counter's key says what it counts, so that it outlives a reload."""
+    """The limits of one configuration. A counter's key says what it counts, so that it outlives a reload.
 
-    def __init__(self, configured: Sequence[LimitRule]) -> None:
-        rules = [(rule, _limit(rule)) for rule in configured]
-        self._of_calls = [rule for rule in rules if not _is_of_attempts(rule[0])]
-        self._of_attempts = [rule for rule in rules if _is_of_attempts(rule[0])]
-        self._found: dict[tuple[str, ...], tuple[tuple[LimitConfig, ...], Sequence[Scoped]]] = {}
+    `clock` is in seconds since the epoch: it decides which period it is.
+    """
+
+    def __init__(
+        self,
+        limits: Sequence[LimitRule],
+        budgets: Sequence[BudgetRule] = (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._limits: dict[Of, list[tuple[LimitRule, Limit]]] = {of: [] for of in (OF_CALL, *OF_ATTEMPT)}
+        self._budgets: dict[Of, list[BudgetRule]] = {of: [] for of in (OF_CALL, *OF_ATTEMPT)}
+        for rule in limits:
+            self._limits[_of(rule)].append((rule, limit_of(rule)))
+        for budget in budgets:
+            self._budgets[_of(budget)].append(budget)
+        rules: list[LimitRule | BudgetRule] = [*limits, *budgets]
+        scopes = {scope for rule in rules for scope in (*rule.per, *rule.only)}
+        self._labels = tuple(sorted(scope.removeprefix(LABEL) for scope in scopes if scope.startswith(LABEL)))
+        self._clock = clock
+        self._found: dict[tuple[object, ...], Found] = {}
+        self.of_attempts = tuple(of for of in OF_ATTEMPT if self._limits[of] or self._budgets[of])
+        """What of an attempt any rule goes by."""
+        self._any_of_calls = bool(self._limits[OF_CALL] or self._budgets[OF_CALL])
+        self._any_budgets = bool(budgets)
 
     def any_for(self, principal: Principal) -> bool:
         """Whether anything can limit this caller at all."""
-        return bool(self._of_calls or self._of_attempts or principal.limits)
+        return bool(self._any_of_calls or self.of_attempts or principal.limits or principal.budgets)
 
-    def of_call(self, principal: Principal, model: str) -> Sequence[Scoped]:
+    def any_budget_for(self, principal: Principal) -> bool:
+        """Whether any budget can apply to this caller."""
+        return self._any_budgets or bool(principal.budgets)
+
+    def of_call(self, principal: Principal, model: str, labels: Mapping[str, str] = NO_LABELS) -> Sequence[Scoped]:
         """What applies to a call as a whole."""
-        if not self._of_calls and not principal.limits:
+        if not self._any_of_calls and not principal.limits and not principal.budgets:
             return ()
-        return self._remembered(principal, model, "")
+        return self._remembered((OF_CALL, "", ""), principal, model, labels)
 
-    def of_attempt(self, principal: Principal, model: str, provider: str) -> Sequence[Scoped]:
-        """What applies to what a call sends to this provider."""
-        return self._remembered(principal, model, provider) if self._of_attempts else ()
+    def of_attempt(
+        self, of: Of, target: Target, principal: Principal, model: str, labels: Mapping[str, str] = NO_LABELS
+    ) -> Sequence[Scoped]:
+        """What applies to that which a call sends to the provider of this target, or to this target alone."""
+        place = (of, target.provider, target.model if of == OF_TARGET else "")
+        return self._remembered(place, principal, model, labels)
 
-    def _remembered(self, principal: Principal, model: str, provider: str) -> Sequence[Scoped]:
-        place = (principal.key_id, principal.tenant, model, provider)
-        found = self._found.get(place)
-        if found is None or (found[0] is not principal.limits and found[0] != principal.limits):
+    def _remembered(
+        self, place: tuple[Of, str, str], principal: Principal, model: str, labels: Mapping[str, str]
+    ) -> Sequence[Scoped]:
+        named = [labels.get(name, "") for name in self._labels] if self._labels else ()
+        who = (*place, principal.key_id, principal.tenant, principal.roles, model, *named)
+        found, now = self._found.get(who), self._clock()
+        if found is None or not found.holds(principal, now):
             if len(self._found) >= REMEMBERED:
                 self._found.clear()
-            found = self._found[place] = (principal.limits, self._find(principal, model, provider))
-        return found[1]
+            of, provider, target_model = place
+            values = {"key": principal.key_id, "tenant": principal.tenant, "model": model, "provider": provider}
+            values["target"] = f"{provider}/{target_model}"
+            values |= {f"{LABEL}{name}": value for name, value in zip(self._labels, named, strict=True)}
+            found = self._found[who] = self._find(of, principal, values, now)
+        return found.scoped
 
-    def _find(self, principal: Principal, model: str, provider: str) -> Sequence[Scoped]:
-        values = {"key": principal.key_id, "tenant": principal.tenant, "model": model, "provider": provider}
-        if provider:
-            return [_scoped(rule, limit, values) for rule, limit in self._of_attempts if _applies(rule, values)]
-        of_all = [_scoped(rule, limit, values) for rule, limit in self._of_calls if _applies(rule, values)]
-        return of_all + list(_own(principal))
-
-
-def _limit(configured: LimitConfig) -> Limit:
-    if configured.window is None:
-        return limit("concurrency", "concurrency", configured.limit)
-    return limit(configured.unit, configured.algorithm, configured.limit, configured.window, configured.burst)
-
-
-def _is_of_attempts(rule: LimitRule) -> bool:
-    return "provider" in rule.per or "provider" in rule.only
-
-
-def _applies(rule: LimitRule, values: Mapping[str, str]) -> bool:
-    return all(any(fnmatchcase(values[scope], glob) for glob in globs) for scope, globs in rule.only.items())
-
-
-def _scoped(rule: LimitRule, limit: Limit, values: Mapping[str, str]) -> Scoped:
-    scopes = sorted(rule.per)
-    only = [f"{scope}~{quote(glob)}" for scope, globs in sorted(rule.only.items()) for glob in globs]
-    who = [f"{scope}={_short(values[scope])}" for scope in scopes]
-    named = ", ".join([_named(limit, scopes), *(f"{scope}={'|'.join(globs)}" for scope, globs in rule.only.items())])
-    subject = " ".join(f"{scope}:{values[scope] or 'none'}" for scope in scopes) or "all callers"
-    return Scoped("|".join([_counting(limit), *only, *who]), limit, subject, named)
+    def _find(self, of: Of, principal: Principal, values: Mapping[str, str], now: float) -> Found:
+        found = [
+            scoped(rule, limit, values) for rule, limit in self._limits[of] if applies(rule, values, principal.roles)
+        ]
+        counted: list[tuple[BudgetConfig, Whose]] = [
+            (budget, whose(budget, values)) for budget in self._budgets[of] if applies(budget, values)
+        ]
+        if of == OF_CALL:
+            found += own_limits(principal)
+            counted += [(budget, own(principal)) for budget in principal.budgets]
+        since, until = 0.0, inf
+        budgets: dict[str, Scoped] = {}
+        for budget, counter in counted:
+            period = period_of(budget.period, budget.time_zone, now)
+            since, until = max(since, period.starts or 0.0), min(until, period.ends or inf)
+            one = budget_of(budget, counter, period)
+            if one.key not in budgets or one.limit.amount < budgets[one.key].limit.amount:
+                budgets[one.key] = one
+        return Found(principal.limits, principal.budgets, since, until, [*found, *budgets.values()])
 
 
-def _own(principal: Principal) -> Iterable[Scoped]:
-    """The caller's own limits; of several on the same counter, the least."""
-    who = f"key={_short(principal.key_id)}|tenant={_short(principal.tenant)}"
-    subject = f"key:{principal.key_id}" if principal.key_id else f"tenant:{principal.tenant}"
-    found: dict[str, Scoped] = {}
-    for own in map(_limit, principal.limits):
-        key = f"{_counting(own)}|own|{who}"
-        if key not in found or own.capacity < found[key].limit.capacity:
-            found[key] = Scoped(key, own, subject, _named(own, ["caller's own"]))
-    return found.values()
-
-
-def _named(limit: Limit, scopes: Sequence[str]) -> str:
-    """Such as `requests in 60 s per tenant`."""
-    window = "" if limit.algorithm == "concurrency" else f" in {limit.window / MICROS:g} s"
-    return f"{limit.unit}{window}" + (f" per {'+'.join(scopes)}" if scopes else "")
-
-
-def _counting(limit: Limit) -> str:
-    """How the counter counts: what may not change while it is kept. Limit and burst may."""
-    if limit.algorithm == "token_bucket":
-        return f"{limit.unit}|bucket|{limit.gain}:{limit.scale}"
-    return f"{limit.unit}|{limit.algorithm}|{limit.window / MICROS:g}"
-
-
-def _short(value: str) -> str:
-    """The value as a part of a key: callers can neither make it long nor feign another's."""
-    quoted = quote(value, safe="/.:@+-_")
-    return quoted if len(quoted) <= MAX_VALUE else f"%{hashlib.sha256(value.encode()).hexdigest()}"
+def _of(rule: LimitRule | BudgetRule) -> Of:
+    scopes = {*rule.per, *rule.only}
+    return OF_TARGET if "target" in scopes else OF_PROVIDER if "provider" in scopes else OF_CALL

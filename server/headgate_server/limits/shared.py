@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING
 import structlog
 
 from headgate_server.errors import GatewayOverloaded
+from headgate_server.limits.heard import Heard
 from headgate_server.limits.limiter import HERE, Reservation, micros
 from headgate_server.limits.memory import MemoryCounters
 from headgate_server.limits.quota import MICROS, Take, Verdict
+from headgate_server.limits.watch import BudgetWatch
 from headgate_server.limits.wire import Operation, StoreUnavailable, Wire, connect, packed, verdict
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ LAST_WORDS_SECONDS = 1.0
 MOST_UNSENT = 65_536
 MOST_OWED = 65_536
 OWED_AT_ONCE = 10
+RESTORED_AT_ONCE = 50
 SENT_AT_ONCE = 1000
 """So many operations each time that is tended: reservations wait behind them."""
 RETRY_AFTER_SECONDS = 1.0
@@ -42,14 +45,17 @@ class SharedLimiter:
     """Asks Redis; after a few answers that did not come in time it asks no more until Redis is well again."""
 
     def __init__(self, store: LimitStore) -> None:
+        self.watch = BudgetWatch()
+        self.forgot = asyncio.Event()
         self._store = store
         self._holder = secrets.token_hex(8)
         self._names = count()
         self._here = MemoryCounters()
+        self._heard = Heard()
         self._wire: Wire | None = None
         self._failures = 0
         self._degraded: datetime | None = None
-        self._unsent: deque[Operation] = deque()
+        self._unsent: deque[tuple[Operation, Sequence[Take]]] = deque()
         self._unconfirmed: set[asyncio.Future[list[int]]] = set()
         self._owed: dict[str, Take] = {}
         self._renewed = 0
@@ -81,6 +87,16 @@ class SharedLimiter:
             await self._wire.close()
 
     async def reserve(self, takes: Sequence[Take]) -> tuple[Reservation, Verdict]:
+        reservation, decided = await self._reserve(takes)
+        if reservation.shared and (lost := self._heard.lost(takes, decided)):
+            if decided.granted:
+                self.settle(reservation, [0] * len(takes))
+            self.restore(lost)
+            self.forgot.set()
+            return await self._reserve(takes)
+        return reservation, decided
+
+    async def _reserve(self, takes: Sequence[Take]) -> tuple[Reservation, Verdict]:
         name = self._name()
         asked = False
         if self._degraded is None and self._wire:
@@ -99,6 +115,7 @@ class SharedLimiter:
             if asked:
                 self._take_back(name, takes)
             raise GatewayOverloaded("limits cannot be checked at the moment", retry_after=RETRY_AFTER_SECONDS)
+        self._here.restore(micros(), [*self._heard.of(takes)])
         decided = self._here.reserve(micros(), HERE, name, takes)
         if asked and not decided.granted:
             self._take_back(name, takes)
@@ -107,15 +124,20 @@ class SharedLimiter:
     def settle(self, reservation: Reservation, truth: Sequence[int]) -> None:
         name, takes = reservation.name, reservation.takes
         if reservation.shared:
-            self._send(("settle", name, packed(takes, truth)))
+            self._send(("settle", name, packed(takes, truth)), _of_budgets(takes, truth))
             return
         self._here.settle(micros(), HERE, name, truth)
         if reservation.asked:
-            self._send(("charge", name, packed(takes, truth)))
+            self._send(("charge", name, packed(takes, truth)), _of_budgets(takes, truth))
             return
         for take, used in zip(takes, truth, strict=True):
             if used and take.limit.algorithm != "concurrency":
                 self._owe(take, used)
+
+    def restore(self, known: Sequence[Take]) -> None:
+        self._heard.hear(known)
+        for start in range(0, len(known), RESTORED_AT_ONCE):
+            self._send(("restore", "", packed(known[start : start + RESTORED_AT_ONCE])))
 
     def _owe(self, take: Take, used: int) -> None:
         """Notes what Redis is to be told; of more counters than can be kept nobody learns."""
@@ -129,35 +151,41 @@ class SharedLimiter:
         """Redis may have reserved it, and nobody will use it."""
         self._send(("charge", name, packed(takes, [0] * len(takes))))
 
-    def _send(self, operation: Operation) -> None:
-        """Sends, and keeps to send again what is not confirmed."""
+    def _send(self, operation: Operation, used: Sequence[Take] = ()) -> None:
+        """Sends, and keeps to send again what is not confirmed. Of what budgets `used` is told then."""
         if self._wire is None or not self._wire.is_open:
-            self._keep(operation)
+            self._keep(operation, used)
             return
 
         def answered(answer: asyncio.Future[list[int]]) -> None:
             self._unconfirmed.discard(answer)
             if answer.cancelled() or answer.exception():
-                self._keep(operation)
+                self._keep(operation, used)
+                return
+            for take, spent in zip(used, answer.result(), strict=False):  # nothing is spent twice
+                if take.limit.budget:
+                    self.watch.settled(take.limit, take.amount, spent)
+                    self._heard.hear([take._replace(amount=spent)])
 
         sent = self._wire.send(operation)
         self._unconfirmed.add(sent)
         sent.add_done_callback(answered)
 
-    def _keep(self, operation: Operation) -> None:
+    def _keep(self, operation: Operation, used: Sequence[Take]) -> None:
         if len(self._unsent) >= MOST_UNSENT:
             self._unsent.popleft()  # what it reserved comes back with the lease
             log.error("settlement_lost")
-        self._unsent.append(operation)
+        self._unsent.append((operation, used))
 
     def _send_unsent(self, most: int) -> None:
         """Sends what could not be settled, and what was counted here meanwhile: so many operations of it."""
         operations = min(most, len(self._unsent))
         for _ in range(operations):
-            self._send(self._unsent.popleft())
+            self._send(*self._unsent.popleft())
         owed = [self._owed.popitem()[1] for _ in range(min((most - operations) * OWED_AT_ONCE, len(self._owed)))]
         for start in range(0, len(owed), OWED_AT_ONCE):
-            self._send(("charge", self._name(), packed(owed[start : start + OWED_AT_ONCE])))
+            some = owed[start : start + OWED_AT_ONCE]
+            self._send(("charge", self._name(), packed(some)), some)
 
     def _name(self) -> str:
         return f"{self._holder}:{next(self._names)}"
@@ -207,8 +235,16 @@ class SharedLimiter:
         url = self._store.url
         assert url is not None, "checked with the configuration"
         self._renewed = 0
+        self.forgot.set()
         prefix, lease = self._store.key_prefix, round(self._store.lease * MICROS)
         return await connect(url.get_secret_value(), prefix, self._holder, lease, self._store.timeout)
 
     def _is_renewal_due(self) -> bool:
         return micros() - self._renewed > self._store.lease * MICROS / 3
+
+
+def _of_budgets(takes: Sequence[Take], truth: Sequence[int]) -> Sequence[Take]:
+    """What was really taken, if budgets are among it."""
+    if not any(take.limit.budget for take in takes):
+        return ()
+    return [Take(key, limit, used) for (key, limit, _), used in zip(takes, truth, strict=True)]

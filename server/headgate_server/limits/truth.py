@@ -23,8 +23,9 @@ def of_attempts(attempts: Iterable[pb.Attempt], estimate: Mapping[str, int], mos
             estimated += 1
         elif attempt.http_status:
             used["requests"] += 1
-    for unit in TOKENS:
-        used[unit] += estimate[unit] * min(estimated, most_estimates)
+    if estimated:
+        for unit in TOKENS:
+            used[unit] += estimate[unit] * min(estimated, most_estimates)
     return used
 
 

@@ -46,6 +46,11 @@ class Stream(Protocol):
         """The vendor said that nothing more comes; the rest of the body is not waited for."""
         ...
 
+    @property
+    def usage_reports(self) -> int:
+        """How often the vendor has said so far what was used up to then."""
+        ...
+
     def feed(self, events: Sequence[Event]) -> list[pb.StreamGenerateResponse]:
         """All events of one socket read. The first event ever returned is generation_start, followed by content.
 

@@ -177,7 +177,8 @@ def _allowed(target: Target, policy: pb.RoutingPolicy, principal: Principal) -> 
 
 def _issuers_first(request: Request, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
     """The same order, but first those who can read the opaque state in the history: elsewhere it would be dropped."""
-    if len(candidates) == 1 or not isinstance(request, pb.GenerateRequest):
+    is_one_issuer = len({candidate.target.issuer for candidate in candidates}) <= 1
+    if is_one_issuer or not isinstance(request, pb.GenerateRequest):
         return candidates
     issuers = set(_issuers(request))
     return sorted(candidates, key=lambda candidate: candidate.target.issuer not in issuers) if issuers else candidates

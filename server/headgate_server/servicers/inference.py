@@ -14,6 +14,7 @@ from headgate import v1 as pb
 import headgate_server
 from headgate_server.call import Call, CallRegistry
 from headgate_server.errors import InvalidRequest
+from headgate_server.ledger.ledger import Ledger
 from headgate_server.principal import Principal
 
 DEFAULT_PAGE_SIZE = 100
@@ -23,8 +24,9 @@ MAX_PAGE_SIZE = 1000
 class InferenceServicer:
     """The chain calls each method with the parsed and validated request and the Call, in place of gRPC's context."""
 
-    def __init__(self, calls: CallRegistry) -> None:
+    def __init__(self, calls: CallRegistry, ledger: Ledger | None = None) -> None:
         self._calls = calls
+        self._ledger = ledger
         self._start_time = Timestamp()
         self._start_time.GetCurrentTime()
         self.state: pb.ServingState.ValueType = pb.SERVING_STATE_SERVING
@@ -52,8 +54,12 @@ class InferenceServicer:
 
     async def Health(self, request: pb.HealthRequest, call: Call) -> pb.HealthResponse:
         state = self.state
-        if trouble := call.runtime.limits.limiter.trouble:
-            call.context.set_trailing_metadata((("x-ratelimit-state", trouble),))
+        troubles = {
+            "x-ratelimit-state": call.runtime.limits.limiter.trouble,
+            "x-ledger-state": self._ledger.trouble if self._ledger else "",
+        }
+        if told := [(name, _ascii(trouble)) for name, trouble in troubles.items() if trouble]:
+            call.trailer += told
             state = pb.SERVING_STATE_DEGRADED if state == pb.SERVING_STATE_SERVING else state
         return pb.HealthResponse(
             state=state,
@@ -62,6 +68,11 @@ class InferenceServicer:
             providers=[served.states.health(time.monotonic()) for served in call.runtime.providers.values()],
             active_calls=len(self._calls) - 1,
         )
+
+
+def _ascii(text: str) -> str:
+    """As metadata can hold it."""
+    return text.encode("ascii", "backslashreplace").decode()
 
 
 def _usable(models: Sequence[pb.Model], principal: Principal) -> Sequence[pb.Model]:

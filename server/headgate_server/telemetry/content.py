@@ -13,15 +13,20 @@ from headgate import v1 as pb
 from headgate_server.json_codec import dumps
 
 CUT = "…"
+REDACTED = "[redacted]"
 PART_CHARACTERS = 32
 """What a part counts for beside its text, so that a million empty ones are cut too."""
 
 
 class Transcript:
-    """Messages of one prompt or answer, of which `limit` characters are kept. Bytes of media never are."""
+    """Messages of one prompt or answer, of which `limit` characters are kept. Bytes of media never are.
 
-    def __init__(self, limit: int) -> None:
+    Of what `redacted` names, roles and kinds of part, only its place is shown.
+    """
+
+    def __init__(self, limit: int, redacted: frozenset[str] = frozenset()) -> None:
         self._left = limit
+        self._redacted = redacted
         self._messages: list[dict[str, Any]] = []
         self._growing: dict[tuple[int, int], dict[str, Any]] = {}
         self._candidates: dict[int, dict[str, Any]] = {}
@@ -77,6 +82,10 @@ class Transcript:
         if self._left <= 0:
             return None
         self._left -= PART_CHARACTERS
+        kind = part.WhichOneof("content")
+        if self._redacted and not self._redacted.isdisjoint((said["role"], kind)):
+            said["parts"].append({"type": kind or "unknown", "content": REDACTED})
+            return None
         shown = self._part(part)
         said["parts"].append(shown)
         return shown

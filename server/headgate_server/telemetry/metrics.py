@@ -80,15 +80,14 @@ class Metrics:
         """A call has ended, with that error or with its answer."""
         method = call.name
         code = error.code.name if error else "OK"
-        elapsed = call.elapsed()
-        self._observe(self._duration, (method, code), elapsed, call)
+        self._observe(self._duration, (method, code), call.duration, call)
         if error:
             self._count(self._errors, (method, error.reason))
         if call.limits:
             self._record_limits(call.limits, time.monotonic())
         if not call.attempts:
             return
-        self._observe(self._overhead, (method,), max(elapsed - call.upstream.seconds, 0.0), call)
+        self._observe(self._overhead, (method,), max(call.duration - call.upstream.seconds, 0.0), call)
         for attempt, cause in zip(call.attempts, call.causes, strict=True):
             self._record_attempt(call, method, attempt, cause)
         if call.cost is not None and (answering := call.answering):

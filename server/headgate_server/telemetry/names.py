@@ -94,9 +94,30 @@ LIMIT_HEADROOM = Name(
     "Share that is left of the rule's fullest counter, of those that were asked in the last seconds.",
     ("rule",),
 )
+BUDGET_AMOUNT = Name(
+    "headgate_budget_amount_dollars", "What each caller of a budget may spend in a period.", ("budget",)
+)
+BUDGET_SPENT = Name("headgate_budget_spent_dollars", "What all callers of a budget have spent.", ("budget",))
+BUDGET_EVENTS = Name(
+    "headgate_budget_events",
+    "Counters of a budget that passed a share of the amount, such as 0.8, or had no money for a call: exceeded.",
+    ("budget", "event"),
+)
+BUDGETS_UNRESTORED = Name(
+    "headgate_budgets_unrestored", "1 while the ledger cannot be read, and budgets may count less than was spent."
+)
 LIMITER_DEGRADED = Name(
     "headgate_limiter_degraded", "1 while limits are counted by this server alone, or refuse for want of their store."
 )
+LEDGER_CALLS = Name(
+    "headgate_ledger_calls",
+    "Calls that the ledger has written to its file or shipped to PostgreSQL, or that it lost: dropped, refused.",
+    ("event",),
+)
+LEDGER_QUEUE = Name("headgate_ledger_queue_rows", "Rows of the ledger in memory.")
+LEDGER_SPOOLED = Name("headgate_ledger_spooled_calls", "Calls on the local disk that PostgreSQL does not have yet.")
+LEDGER_LAG = Name("headgate_ledger_lag_seconds", "Time since the ledger last had every call where it belongs.")
+LEDGER_DEGRADED = Name("headgate_ledger_degraded", "1 while the ledger's file or PostgreSQL does not take rows.")
 LOOP_LAG = Name("headgate_event_loop_lag_seconds", "How late the event loop runs what is due.", (), LAG_SECONDS)
 DRAINING = Name("headgate_draining", "1 while the server drains.")
 RELOADS = Name("headgate_config_reloads", "Reloads of the configuration, by result.", ("result",))

@@ -10,18 +10,20 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import ip_address
+from typing import cast
 from urllib.parse import unquote
 
 import structlog
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import Tracer as SdkTracer, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import SpanKind, Tracer
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Decision
+from opentelemetry.trace import SpanKind, TraceFlags
 
 import headgate_server
 from headgate_server.call import Call
@@ -30,33 +32,46 @@ from headgate_server.config.values import split_address
 from headgate_server.telemetry import conventions as names
 from headgate_server.telemetry.exporters import exporters
 from headgate_server.telemetry.spans import CallTrace, headers_of
+from headgate_server.telemetry.trace_context import TRACEPARENT, traceparent
 
 FLUSH_SECONDS = 5.0
 
 log = structlog.get_logger(component="tracing")
 
 
+class TraceIds(RandomIdGenerator):
+    """Gives the span that begins next the id by which its trace was chosen."""
+
+    chosen = 0
+
+    def generate_trace_id(self) -> int:
+        chosen, self.chosen = self.chosen, 0
+        return chosen or super().generate_trace_id()
+
+
 class CallTracer:
     """Decides which calls are recorded, and begins their spans."""
 
-    def __init__(
-        self, tracer: Tracer, propagator: TextMapPropagator, settings: Traces, listen: str, shutdown: Callable[[], None]
-    ) -> None:
-        self._tracer = tracer
+    def __init__(self, provider: TracerProvider, propagator: TextMapPropagator, settings: Traces, listen: str) -> None:
+        self._tracer = provider.get_tracer(names.SCOPE, headgate_server.__version__)
+        self._ids = cast(TraceIds, provider.id_generator)
+        self._sampler = provider.sampler if isinstance(self._tracer, SdkTracer) else ALWAYS_ON
         self._propagator = propagator
         self._incoming = frozenset(propagator.fields)
         self._propagates = settings.propagate
         self._content_limit = settings.content_limit if settings.content else 0
         self._server = _server(listen)
         self._methods: dict[str, tuple[str, dict[str, str | int]]] = {}
-        self._shutdown = shutdown
+        self._shutdown = provider.shutdown
 
     def begin(self, call: Call) -> None:
         """Continues the caller's trace, or begins one; a call that is not sampled has no more than its trace id."""
+        name, attributes = self._methods.get(call.method) or self._method(call.method)
         context = Context()
         if not self._incoming.isdisjoint(call.metadata):
             context = self._propagator.extract(call.metadata, context)
-        name, attributes = self._methods.get(call.method) or self._method(call.method)
+        elif not self._chooses(call, name, attributes):
+            return
         span = self._tracer.start_span(name, context, SpanKind.SERVER, attributes)
         span_context = span.get_span_context()
         if span_context.is_valid:
@@ -67,6 +82,19 @@ class CallTracer:
             call.trace = CallTrace(self._tracer, span, propagates=self._propagates, content_limit=self._content_limit)
         elif self._propagates:
             call.trace_headers = headers_of(span)
+
+    def _chooses(self, call: Call, name: str, attributes: dict[str, str | int]) -> bool:
+        """Whether the trace that begins with this call is recorded. One that is not has no span at all."""
+        trace_id = self._ids.generate_trace_id()
+        sampling = self._sampler.should_sample(Context(), trace_id, name, SpanKind.SERVER, attributes)
+        if sampling.decision is not Decision.DROP:
+            self._ids.chosen = trace_id
+            return True
+        call.trace_id = f"{trace_id:032x}"
+        if self._propagates:
+            header = traceparent(trace_id, self._ids.generate_span_id(), TraceFlags.RANDOM_TRACE_ID)
+            call.trace_headers = {TRACEPARENT: header}
+        return False
 
     async def close(self) -> None:
         """Sends what is left, for a few seconds at most and off the event loop.
@@ -103,15 +131,14 @@ def call_tracer(settings: Traces, listen: str) -> CallTracer:
         propagator = _propagator()
     except Exception as error:
         raise OSError(f"traces cannot be sent: {error}") from error
-    tracer = provider.get_tracer(names.SCOPE, headgate_server.__version__)
-    return CallTracer(tracer, propagator, settings, listen, provider.shutdown)
+    return CallTracer(provider, propagator, settings, listen)
 
 
 def _provider(settings: Traces) -> TracerProvider:
     """Not set as the process's own: nothing but a call's own interceptor begins spans."""
     ours = Resource({SERVICE_NAME: names.DEFAULT_SERVICE, SERVICE_VERSION: headgate_server.__version__})
     resource = Resource.create(ours.merge(OTELResourceDetector().detect()).attributes)
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    provider = TracerProvider(resource=resource, id_generator=TraceIds(), shutdown_on_exit=False)
     for exporter in exporters(settings.exporters, settings.protocol):
         provider.add_span_processor(BatchSpanProcessor(exporter.load()()))
     return provider

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
@@ -115,7 +116,7 @@ class AiohttpTransport:
                     data=request.body,
                     headers=request.headers,
                     allow_redirects=False,
-                    timeout=aiohttp.ClientTimeout(total=None, connect=request.connect_timeout),
+                    timeout=_to_connect_within(request.connect_timeout),
                 )
             except aiohttp.ClientConnectorError:
                 raise
@@ -151,6 +152,11 @@ class AiohttpResponse:
         else:
             self._response.close()
         self._transport.closed(self, self._sending)
+
+
+@lru_cache(maxsize=64)
+def _to_connect_within(seconds: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, connect=seconds)
 
 
 def _open_socket(address: aiohttp.AddrInfoType) -> socket.socket:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from headgate import v1 as pb
 from headgate.answer import Answer
-from headgate.connected import Connected
+from headgate.frameworks import Connected
 from headgate.langchain.messages import to_headgate, to_langchain
 from headgate.langchain.streaming import Chunks
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun

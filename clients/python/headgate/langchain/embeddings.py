@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from headgate.connected import Connected
+from headgate.frameworks import Connected
 from langchain_core.embeddings import Embeddings
 from pydantic import Field
 

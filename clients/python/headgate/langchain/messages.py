@@ -9,6 +9,7 @@ from typing import Any
 
 from headgate import v1 as pb
 from headgate.content import audio, decoded_base64, file, image, video
+from headgate.frameworks import call_arguments, keep, kept
 from headgate.openai_messages import ROLES
 from langchain_core.messages import (
     AIMessage,
@@ -21,9 +22,6 @@ from langchain_core.messages import (
     ToolMessage,
 )
 from langchain_core.messages.ai import UsageMetadata
-
-KEPT = "headgate_message"
-"""The key of `additional_kwargs` that holds the contract's own message, in base64, so that it goes back unchanged."""
 
 _MEDIA = {"image": image, "audio": audio, "video": video, "file": file, "text-plain": file}
 
@@ -44,7 +42,7 @@ def to_langchain(candidate: pb.Candidate, response: pb.GenerateResponse | None) 
         content=content(candidate.message),
         tool_calls=calls,
         invalid_tool_calls=invalid,
-        additional_kwargs=kept(candidate.message),
+        additional_kwargs=dict(keep(candidate.message)),
         response_metadata=metadata(candidate, response),
         usage_metadata=usage(response.usage) if response and response.HasField("usage") else None,
         id=(response.id or None) if response else None,
@@ -76,11 +74,6 @@ def tool_calls(message: pb.Message) -> tuple[list[ToolCall], list[InvalidToolCal
                 InvalidToolCall(type="invalid_tool_call", name=call.name, args=call.arguments, id=call.id, error=broken)
             )
     return calls, invalid
-
-
-def kept(message: pb.Message) -> dict[str, Any]:
-    """What keeps the message as it came, for when it goes back."""
-    return {KEPT: base64.b64encode(message.SerializeToString()).decode()}
 
 
 def metadata(candidate: pb.Candidate, response: pb.GenerateResponse | None) -> dict[str, Any]:
@@ -136,11 +129,9 @@ def _message(message: BaseMessage) -> pb.Message:
 
 def _answer(message: AIMessage) -> pb.Message:
     """The message as it once came, if nobody changed it since; otherwise as LangChain has it."""
-    packed = message.additional_kwargs.get(KEPT)
-    if isinstance(packed, str):
-        original = pb.Message.FromString(decoded_base64(packed))
-        if _same(original, message):
-            return original
+    original = kept(message.additional_kwargs)
+    if original and _same(original, message):
+        return original
     parts = list(_parts(message))
     for call in message.tool_calls:
         arguments = json.dumps(call["args"], ensure_ascii=False)
@@ -241,8 +232,4 @@ def _arguments(call: pb.ToolCall) -> dict[str, Any] | None:
     """The arguments as LangChain has them: free text under the name that it gives to a single one."""
     if call.kind == pb.TOOL_CALL_KIND_FREE_TEXT:
         return {"__arg1": call.arguments}
-    try:
-        arguments = json.loads(call.arguments or "{}")
-    except ValueError:
-        return None
-    return arguments if isinstance(arguments, dict) else None
+    return call_arguments(call)

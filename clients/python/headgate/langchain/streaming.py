@@ -6,7 +6,8 @@ from typing import Any
 
 from headgate import v1 as pb
 from headgate.answer import Answer
-from headgate.langchain.messages import kept, metadata, usage
+from headgate.frameworks import keep
+from headgate.langchain.messages import metadata, usage
 from langchain_core.messages import AIMessageChunk
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
@@ -46,7 +47,7 @@ class Chunks:
         candidate = response.candidates[0] if response.candidates else pb.Candidate()
         message = AIMessageChunk(
             content="",
-            additional_kwargs=kept(answer.message),
+            additional_kwargs=dict(keep(answer.message)),
             response_metadata=metadata(candidate, response),
             usage_metadata=usage(response.usage) if response.HasField("usage") else None,
             chunk_position="last",

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from headgate.answer import Answer
-from headgate.connected import Connected
 from headgate.fold import text_of
+from headgate.frameworks import Connected
 from headgate.llamaindex.messages import to_headgate, to_llamaindex
 from llama_index.core.base.llms.generic_utils import (
     achat_to_completion_decorator,

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from headgate import v1 as pb
-from headgate.content import audio, decoded_base64, file, image, video
+from headgate.content import audio, file, image, video
+from headgate.frameworks import call_arguments, keep, kept
 from llama_index.core.base.llms.types import (
     AudioBlock,
     CachePoint,
@@ -21,9 +22,6 @@ from llama_index.core.base.llms.types import (
     ToolCallBlock,
     VideoBlock,
 )
-
-KEPT = "headgate_message"
-"""The key of `additional_kwargs` that holds the contract's own message, in base64, so that it goes back unchanged."""
 
 ROLES = {
     MessageRole.SYSTEM: pb.ROLE_SYSTEM,
@@ -44,8 +42,7 @@ def to_headgate(messages: Iterable[ChatMessage]) -> list[pb.Message]:
 
 def to_llamaindex(message: pb.Message) -> ChatMessage:
     """The answer, with what LlamaIndex cannot say kept beside it."""
-    kept = base64.b64encode(message.SerializeToString()).decode()
-    return ChatMessage(role=MessageRole.ASSISTANT, blocks=list(_blocks(message)), additional_kwargs={KEPT: kept})
+    return ChatMessage(role=MessageRole.ASSISTANT, blocks=list(_blocks(message)), additional_kwargs=dict(keep(message)))
 
 
 def _blocks(message: pb.Message) -> Iterator[Any]:
@@ -59,33 +56,39 @@ def _blocks(message: pb.Message) -> Iterator[Any]:
                 yield ThinkingBlock(content=part.reasoning.text)
             case "tool_call" if part.tool_call.kind != pb.TOOL_CALL_KIND_PROVIDER_EXECUTED:
                 call = part.tool_call
-                yield ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=_arguments(call))
+                arguments = call_arguments(call)
+                said: Any = call.arguments if arguments is None else arguments
+                yield ToolCallBlock(tool_call_id=call.id, tool_name=call.name, tool_kwargs=said)
             case "media" if part.media.kind == pb.MEDIA_KIND_IMAGE and part.media.data:
                 yield ImageBlock(image=base64.b64encode(part.media.data), image_mimetype=part.media.mime_type)
 
 
-def _arguments(call: pb.ToolCall) -> dict[str, Any] | str:
-    """The arguments, or their text where it is no JSON object."""
-    try:
-        arguments = json.loads(call.arguments or "{}")
-    except ValueError:
-        return call.arguments
-    return arguments if isinstance(arguments, dict) else call.arguments
-
-
 def _message(message: ChatMessage) -> pb.Message:
-    packed = message.additional_kwargs.get(KEPT)
-    if isinstance(packed, str):
-        original = pb.Message.FromString(decoded_base64(packed))
-        if to_llamaindex(original).blocks == message.blocks:
-            return original
+    original = kept(message.additional_kwargs)
+    if original and to_llamaindex(original).blocks == message.blocks:
+        return original
     role = ROLES[message.role]
-    parts = [part for block in message.blocks for part in _parts(block)]
+    parts: list[pb.Part] = []
+    for block in message.blocks:
+        if isinstance(block, CachePoint):
+            _set_cache_breakpoint(parts, block.cache_control.ttl)
+        else:
+            parts += _parts(block)
     if role != pb.ROLE_TOOL:
         return pb.Message(role=role, parts=parts, name=message.additional_kwargs.get("name") or "")
     result = pb.ToolResult(call_id=message.additional_kwargs.get("tool_call_id") or "", parts=parts)
     result.name = message.additional_kwargs.get("name") or ""
     return pb.Message(role=role, parts=[pb.Part(tool_result=result)])
+
+
+def _set_cache_breakpoint(parts: list[pb.Part], ttl: str) -> None:
+    """Caches up to the last part so far; `ttl` is LlamaIndex's, such as 5m or 1h."""
+    if not parts:
+        raise ValueError("a cache point needs content before it")
+    seconds = {"s": 1, "m": 60, "h": 3600}.get(ttl[-1:])
+    if seconds is None or not ttl[:-1].isdecimal():
+        raise ValueError(f"a cache point's ttl is like 5m or 1h, not {ttl!r}")
+    parts[-1].cache_breakpoint.ttl.seconds = int(ttl[:-1]) * seconds
 
 
 def _parts(block: Any) -> Iterator[pb.Part]:
@@ -109,8 +112,8 @@ def _parts(block: Any) -> Iterator[pb.Part]:
             yield pb.Part(
                 tool_call=pb.ToolCall(id=block.tool_call_id or "", name=block.tool_name, arguments=text, kind=kind)
             )
-        case ThinkingBlock() | CachePoint():
-            return  # without its signature no vendor takes thinking back; cache points are Part.cache_breakpoint
+        case ThinkingBlock():
+            return  # without its signature no vendor takes it back
         case _:
             raise ValueError(f"cannot send content of type {block.block_type!r}")
 

@@ -20,7 +20,7 @@ from headgate import v1 as pb
 from headgate.errors import DETAILS, DOMAIN, CallFailed
 from headgate.testing.script import ANY_MODEL, Model, Reply, Script
 
-MAX_CALLS = 64
+MAX_CALLS = 256  # a thread each, and one for each client's health check
 NEVER = 1e9  # seconds: what a sync context says without a deadline is larger
 OPTIONS = (("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 SERVING = b"\x08\x01"  # grpc.health.v1.HealthCheckResponse{status: SERVING}
@@ -68,7 +68,8 @@ class ScriptedServer(pb.InferenceServiceServicer):
         self._lock = threading.Lock()
         self._server = grpc.server(ThreadPoolExecutor(MAX_CALLS), options=OPTIONS)
         pb.add_InferenceServiceServicer_to_server(self, self._server)
-        self._server.add_generic_rpc_handlers((_health_checks(),))
+        self._watched = threading.Event()
+        self._server.add_generic_rpc_handlers((_health_checks(self._watched),))
         self.address: str = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
         for model, replies in (script or {}).items():
             self._replies[model] = replies if callable(replies) else list(replies)
@@ -84,7 +85,9 @@ class ScriptedServer(pb.InferenceServiceServicer):
 
     def stop(self) -> None:
         """Ends the server and cancels what is in flight."""
-        self._server.stop(None).wait()
+        idle = all(call.outcome for call in self.calls)
+        self._watched.set()
+        self._server.stop(1 if idle else None).wait()
 
     def script(self, model: str, *replies: Reply, answer: Model | None = None) -> None:
         """Replaces what is left of a model's replies, or has a function answer from now on."""
@@ -234,14 +237,13 @@ def _row(text: str, dimensions: int) -> bytes:
     return array("f", [number]).tobytes() * dimensions
 
 
-def _health_checks() -> grpc.GenericRpcHandler:
-    """grpc.health.v1 without its package: always SERVING, until the caller leaves."""
+def _health_checks(stopping: threading.Event) -> grpc.GenericRpcHandler:
+    """grpc.health.v1 without its package: always SERVING, until the caller leaves or the server stops."""
 
     def watch(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-        left = threading.Event()
-        if context.add_callback(left.set):
-            yield SERVING
-            left.wait()
+        yield SERVING
+        while context.is_active() and not stopping.wait(0.05):
+            pass
 
     return grpc.method_handlers_generic_handler(
         "grpc.health.v1.Health",

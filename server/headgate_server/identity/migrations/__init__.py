@@ -1,38 +1,9 @@
-"""How the tables of the key store came to be, step by step, by alembic."""
+"""How the tables of the key store came to be."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from headgate_server.sql.migrations import Migrations
 
-VERSION_TABLE = "headgate_keys_version"
-LOCK = 0x6865_6164_6761_7465
-"""Names PostgreSQL's advisory lock under which one of several servers that start together migrates."""
-
-
-def upgrade(connection: Connection) -> None:
-    """Brings the tables to what this version needs, in the connection's transaction; nothing if they are there."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent))
-    config.attributes["connection"] = connection
-    head = ScriptDirectory.from_config(config).get_current_head()
-    if _version(connection) == head:
-        return
-    _lock(connection)
-    command.upgrade(config, "head")
-
-
-def _version(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
-
-
-def _lock(connection: Connection) -> None:
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-    else:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+MIGRATIONS = Migrations(Path(__file__).parent / "versions", "headgate_keys_version", lock=0x6865_6164_6761_7465)

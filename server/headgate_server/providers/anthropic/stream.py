@@ -26,6 +26,7 @@ class Stream:
 
     def __init__(self, target: Target) -> None:
         self.complete = False
+        self.usage_reports = 0
         self._issuer = target.issuer
         self._assembly = Assembly()
         self._blocks: dict[int | None, _Block] = {}
@@ -110,7 +111,9 @@ class Stream:
     def _end_message(self, event: JsonObject) -> None:
         delta = mapping(event.get("delta"))
         self._stopped |= _known(delta)
-        self._usage |= _known(event.get("usage"))
+        if reported := _known(event.get("usage")):
+            self._usage |= reported
+            self.usage_reports += 1  # message_start counts the input alone
         self._extras |= extras(delta, wire.STOP_FIELDS) | extras(event, EVENT_FIELDS)
 
     def _settle(self) -> None:

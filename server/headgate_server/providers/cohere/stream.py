@@ -25,6 +25,7 @@ class Stream:
 
     def __init__(self, target: Target) -> None:
         self.complete = False
+        self.usage_reports = 0
         self._issuer = target.issuer
         self._assembly = Assembly()
         self._blocks: dict[int, _Block] = {}
@@ -131,6 +132,7 @@ class Stream:
         end = self._assembly.end
         if reported := mapping(delta.get("usage")):
             end.usage.CopyFrom(usage(reported))
+            self.usage_reports += 1
         if error := failure(label(delta.get("finish_reason")), {}, label(delta.get("error"))):
             raise error
         end.provider_metadata.update(metadata(extras(delta, END_FIELDS), self._issuer))

@@ -24,6 +24,7 @@ class Stream:
 
     def __init__(self, target: Target) -> None:
         self.complete = False
+        self.usage_reports = 0
         self._target = target
         self._assembly = Assembly()
         self._candidates: dict[int, _Candidate] = {}
@@ -65,7 +66,9 @@ class Stream:
         start.provider_response_id = start.provider_response_id or label(chunk.get("responseId"))
         if not start.HasField("create_time") and (created := wire.create_time(chunk.get("createTime"))):
             start.create_time.CopyFrom(created)
-        self._usage = mapping(chunk.get("usageMetadata")) or self._usage
+        if reported := mapping(chunk.get("usageMetadata")):
+            self._usage = reported
+            self.usage_reports += 1
         self._extras |= extras(chunk, wire.ANSWER_FIELDS)
         self._blocked = wire.blocked_prompt(chunk) or self._blocked
         for position, found in enumerate(objects(chunk.get("candidates"))):

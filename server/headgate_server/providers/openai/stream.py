@@ -41,6 +41,7 @@ class Stream:
 
     def __init__(self, target: Target) -> None:
         self.complete = False
+        self.usage_reports = 0
         self._target = target
         self._assembly = Assembly()
         self._choices: dict[int, _Choice] = {}
@@ -83,8 +84,8 @@ class Stream:
         return self._assembly.interrupt(finish)
 
     def _read(self, chunk: JsonObject, *, is_error: bool) -> None:
-        if chunk.get("usage") or "x_groq" in chunk:
-            self._usage = find_usage(chunk) or self._usage
+        if (chunk.get("usage") or "x_groq" in chunk) and (reported := find_usage(chunk)):
+            self._count(reported)
         if is_error and "error" not in chunk:
             chunk = {"error": chunk}
         if error := reported_error(chunk, self._target):
@@ -106,9 +107,13 @@ class Stream:
             if choice is None:
                 candidate = self._assembly.candidate(index)
                 choice = self._choices[index] = _Choice(self._assembly, candidate, self._target)
-            if "usage" in found:
-                self._usage = mapping(found["usage"]) or self._usage
+            if "usage" in found and (reported := mapping(found["usage"])):
+                self._count(reported)
             choice.read(found)
+
+    def _count(self, reported: JsonObject) -> None:
+        self._usage = reported
+        self.usage_reports += 1
 
     def _identify(self, chunk: JsonObject) -> None:
         """Fills generation_start; the first chunks of some hosts are empty."""

@@ -36,6 +36,7 @@ class Stream:
 
     def __init__(self, target: Target) -> None:
         self.complete = False
+        self.usage_reports = 0
         self._target = target
         self._assembly = Assembly()
         self._candidate = self._assembly.candidate(0)
@@ -245,6 +246,7 @@ class Stream:
     def _account(self, response: JsonObject) -> None:
         if reported := mapping(response.get("usage")):
             self._assembly.end.usage.CopyFrom(wire.usage(reported))
+            self.usage_reports += 1
             if price := cost(reported):
                 self._assembly.end.cost.CopyFrom(price)
 

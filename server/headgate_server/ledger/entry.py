@@ -1,0 +1,216 @@
+"""One call as the ledger enters it: its rows are made when it ends, and before that if it takes long."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from headgate import v1 as pb
+
+from headgate_server.json_codec import dumps
+from headgate_server.ledger.columns import ATTEMPTS, OPEN, TOKENS
+from headgate_server.ledger.content import Content
+from headgate_server.ledger.estimate import account_of
+from headgate_server.limits.estimate import Request
+from headgate_server.validation import within_bounds
+
+if TYPE_CHECKING:
+    from headgate_server.attempt import Attempt
+    from headgate_server.call import Call
+    from headgate_server.errors import GatewayError
+
+Row = tuple[Any, ...]
+
+MAX_TEXT = 256
+CONTENT_BYTES_PER_ROW = 1024
+"""So much of prompts and answers weighs as much in memory as one row."""
+VENDOR_PRICES = "vendor"
+PLACES = {field.number: TOKENS.index(field.name) for field in pb.Usage.DESCRIPTOR.fields if field.name in TOKENS}
+OUTCOMES = {value: name.removeprefix("ATTEMPT_OUTCOME_") for name, value in pb.AttemptOutcome.items()}
+OUTCOMES[pb.ATTEMPT_OUTCOME_UNSPECIFIED] = OPEN
+SOURCES = {value: name.removeprefix("COST_SOURCE_") for name, value in pb.CostSource.items()}
+NO_COST: Row = (None, None, None, None, None, "", "", "")
+ESTIMATED, COST, CURRENCY = map(ATTEMPTS.index, ("estimated", "cost_nanos", "currency"))
+AMOUNTS = slice(ATTEMPTS.index(TOKENS[0]), ESTIMATED)
+"""Where an attempt's row has its tokens."""
+
+
+class Rows(NamedTuple):
+    """What is written of a call at a time, as tuples in the order of ledger/columns.py."""
+
+    call: Row
+    attempts: Sequence[Row]
+    content: Row | None
+
+    @property
+    def weight(self) -> int:
+        """Rows, with a long content counted as several."""
+        characters = sum(len(text) for text in self.content[2:]) if self.content else 0
+        return 1 + len(self.attempts) + characters // CONTENT_BYTES_PER_ROW
+
+
+class Entry:
+    """What the ledger knows of one call. `time` is in seconds since the epoch, and each attempt's comes from it, so
+    that rows written twice are the same. Attempts are added to `begun`, for who looks for those that take long."""
+
+    def __init__(
+        self, entry_id: str, call: Call, request: Request, content: Content | None, begun: deque[tuple[Entry, Attempt]]
+    ) -> None:
+        self.id = entry_id
+        self.time = time.time() - (time.monotonic() - call.started)
+        self.attempts: list[Attempt] = []
+        self.content = content
+        self._begun = begun
+        self._call = call
+        self._request = request
+        self._labels = _labels(request)
+        self._asked = _clean(request.model)
+
+    def began(self, attempt: Attempt) -> None:
+        """An attempt is made."""
+        self.attempts.append(attempt)
+        self._begun.append((self, attempt))
+
+    def replied(self, message: Message) -> None:
+        """A message goes to the caller: a whole answer, or an event of one."""
+        if self.content:
+            self.content.replied(message)
+
+    def rows_so_far(self) -> Rows:
+        """What is known of a call in flight."""
+        return self._rows(OPEN, "", None)
+
+    def rows(self, error: GatewayError | None) -> Rows:
+        """All of it, once the call has ended with that error or with its answer."""
+        latency = _micros(self._call.duration)
+        content = self.content.row(self.id, self.time) if self.content else None
+        if error is None:
+            return self._rows("OK", "", latency, content)
+        return self._rows(error.code.name, error.reason, latency, content)
+
+    def _rows(self, outcome: str, reason: str, latency: int | None, content: Row | None = None) -> Rows:
+        attempts = [self._attempt(attempt) for attempt in self.attempts]
+        return Rows(self._row(outcome, reason, latency, attempts), attempts, content)
+
+    def _row(self, outcome: str, reason: str, latency: int | None, attempts: Sequence[Row]) -> Row:
+        call = self._call
+        answering = call.answering
+        return (
+            self.id,
+            self.time,
+            call.name,
+            call.request_id,
+            call.principal.tenant,
+            call.principal.key_id,
+            _clean(self._request.end_user_id),
+            self._labels,
+            self._asked,
+            call.routed_to,
+            call.arm,
+            answering.provider if answering else "",
+            answering.model if answering else "",
+            len(attempts),
+            outcome,
+            reason,
+            latency,
+            self._first_token(answering) if answering else None,
+            *_sums(attempts),
+        )
+
+    def _first_token(self, answering: pb.Attempt) -> int | None:
+        """Since the call began; None where nothing was streamed."""
+        if not answering.HasField("first_token_latency"):
+            return None
+        began = self.attempts[answering.number - 1].started - self._call.started
+        return _micros(began) + _duration_micros(answering.first_token_latency)
+
+    def _attempt(self, attempt: Attempt) -> Row:
+        call, record = self._call, attempt.record
+        usage, cost = account_of(attempt, self._request)
+        return (
+            self.id,
+            record.number,
+            self.time + (attempt.started - call.started),
+            call.principal.tenant,
+            call.principal.key_id,
+            self._labels,
+            self._asked,
+            record.provider,
+            record.model,
+            attempt.cause,
+            OUTCOMES[record.outcome],
+            record.error_reason,
+            record.http_status or None,
+            record.provider_request_id,
+            bool(attempt.caller_key),
+            _duration_micros(record.latency) if record.HasField("latency") else None,
+            _duration_micros(record.first_token_latency) if record.HasField("first_token_latency") else None,
+            *_tokens(usage),
+            usage.estimated,
+            *(_cost(cost) if cost else NO_COST),
+        )
+
+
+def _tokens(usage: pb.Usage) -> list[int | None]:
+    counts: list[int | None] = [None] * len(TOKENS)
+    for field, value in usage.ListFields():
+        if (place := PLACES.get(field.number)) is not None:
+            counts[place] = value
+    return counts
+
+
+def _cost(cost: pb.Cost) -> Row:
+    stated = cost.source == pb.COST_SOURCE_PROVIDER
+    return (
+        cost.total_nanos,
+        cost.input_nanos,
+        cost.cache_read_nanos,
+        cost.cache_write_nanos,
+        cost.output_nanos,
+        cost.currency_code,
+        SOURCES[cost.source],
+        VENDOR_PRICES if stated else cost.price_version,
+    )
+
+
+def _sums(attempts: Sequence[Row]) -> Row:
+    """Tokens, whether they are estimated, cost and currency of all attempts together."""
+    if len(attempts) == 1:
+        (row,) = attempts
+        return (*row[AMOUNTS], row[ESTIMATED], row[COST], row[CURRENCY])
+    tokens = [_sum([row[place] for row in attempts]) for place in range(AMOUNTS.start, AMOUNTS.stop)]
+    estimated = any(row[ESTIMATED] for row in attempts)
+    currencies = {row[CURRENCY] for row in attempts if row[COST] is not None}
+    if len(currencies) != 1:
+        return (*tokens, estimated, None, "")
+    return (*tokens, estimated, _sum([row[COST] for row in attempts]), currencies.pop())
+
+
+def _sum(counts: Sequence[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
+
+
+def _labels(request: Request) -> str:
+    """As JSON, in which PostgreSQL takes no NUL."""
+    if not request.labels:
+        return "{}"
+    text = dumps(within_bounds(request.labels)).decode()
+    return text.replace("\\u0000", "\\ufffd") if "\\u0000" in text else text
+
+
+def _clean(text: str) -> str:
+    """A caller's words, as they fit into any database."""
+    return text[:MAX_TEXT].replace("\0", "\ufffd")
+
+
+def _micros(seconds: float) -> int:
+    return round(seconds * 1e6)
+
+
+def _duration_micros(duration: Duration) -> int:
+    return duration.seconds * 1_000_000 + duration.nanos // 1000
