@@ -1,10 +1,10 @@
 PYTHON ?= python3
 PROTO := .venv-proto
 BIN := .venv/bin
+NODE := clients/typescript/node_modules
 AUDIT := .venv-audit
 LOCKED := $(foreach extra,auth google httpx2 otel postgres redis uvloop,--extra $(extra)) --no-emit-package headgate
 LOCKING := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
-NODE := clients/typescript/node_modules
 IMAGE ?= headgate:latest
 OPERATOR := github.com/prometheus-operator/prometheus-operator@v0.86.1
 WHEELS := pyproject.toml clients/python/pyproject.toml
@@ -38,6 +38,10 @@ soak: .venv/.dev ## Make 10,000 calls that go wrong in every way (ARGS="--calls 
 	@$(BIN)/python -m tests.soak $(ARGS)
 	@$(BIN)/python -m tests.rolling
 
+.PHONY: reconcile
+reconcile: .venv/.dev ## Compare the ledger with vendors' books after 5,000 calls, and after 20 kills; ARGS="--calls 100000"
+	@$(BIN)/python -m tests.ledger $(ARGS)
+
 .PHONY: overload
 overload: .venv/.dev ## Do to a server what hostile callers do, 20,000 at a time; pass cases as ARGS="idle resets"
 	@$(BIN)/python -m tests.overload $(ARGS)
@@ -45,10 +49,6 @@ overload: .venv/.dev ## Do to a server what hostile callers do, 20,000 at a time
 .PHONY: rolling
 rolling: .venv/.dev ## Make 2,000 calls across ten restarts of two servers; pass options as ARGS="--restarts 4"
 	@$(BIN)/python -m tests.rolling $(ARGS)
-
-.PHONY: reconcile
-reconcile: .venv/.dev ## Compare the ledger with vendors' books after 5,000 calls, and after 20 kills; ARGS="--calls 100000"
-	@$(BIN)/python -m tests.ledger $(ARGS)
 
 .PHONY: check
 check: venv $(PROTO)/.ready tools node ## Check format, lint, types, the contract and that generated code is current
@@ -94,7 +94,7 @@ venv: .venv/.dev ## Make .venv, ready for work
 .PHONY: tools
 tools: ## Install grpcurl, grpc-health-probe, kustomize, kubectl-validate and Go's generators and linter into .tools
 	@if command -v go >/dev/null; then $(MAKE) --silent .tools/.ready .tools/.kubernetes; \
-	else echo "Go is missing: its client, and tests that need a program of .tools, are skipped"; test "$(CI)" != true; fi
+	else echo "Go is missing: its client, and tests that need a tool of .tools, are skipped"; test "$(CI)" != true; fi
 
 .PHONY: node
 node: ## Install what the TypeScript client needs into its node_modules
@@ -106,8 +106,11 @@ ecosystem: .venv-ecosystem/.ready ## Make .venv-ecosystem: LangChain, LlamaIndex
 	@:
 
 .PHONY: docs
-docs: ecosystem ## Build the reference of the clients into dist/docs
+docs: ecosystem node ## Build the reference of the clients into dist/docs
 	@.venv-ecosystem/bin/python clients/python/reference.py dist/docs/python
+	@if command -v npm >/dev/null; then cd clients/typescript && npm run --silent docs; fi
+	@if command -v go >/dev/null; then mkdir -p dist/docs/go && cd clients/go && for package in headgate headgate/v1; \
+	do go doc -all ./$$package >../../dist/docs/go/$$(echo $$package | tr / -).txt; done; fi
 
 .PHONY: image
 image: ## Build the container image; its name is IMAGE="..."
@@ -134,7 +137,8 @@ audit: sbom ## Verify the image's packages by hash, list their licences, and loo
 
 .PHONY: clean
 clean: ## Remove everything made here
-	@rm -rf .venv .venv-ecosystem .venv-image $(AUDIT) $(PROTO) .tools $(NODE) clients/typescript/build dist clients/python/dist .hypothesis .*_cache
+	@rm -rf .venv .venv-ecosystem .venv-image $(AUDIT) $(PROTO) .tools $(NODE) clients/typescript/build clients/typescript/dist dist
+	@rm -rf clients/python/dist .hypothesis .*_cache
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/.runtime: $(WHEELS)
@@ -177,6 +181,11 @@ $(PROTO)/.ready: proto/requirements.txt
 	@cd tools && GOBIN=$(CURDIR)/.tools go install tool
 	@touch $@
 
+$(NODE)/.ready: clients/typescript/package.json clients/typescript/package-lock.json
+	@echo "installing the TypeScript client's packages into $(NODE)"
+	@cd clients/typescript && npm ci --silent
+	@touch $@
+
 # Each in a module of its own: their dependencies do not agree. The schemas of the Prometheus operator come along.
 .tools/.kubernetes: $(wildcard tools/kustomize/go.*) $(wildcard tools/kubectl-validate/go.*)
 	@echo "building kustomize and kubectl-validate into .tools"
@@ -187,9 +196,4 @@ $(PROTO)/.ready: proto/requirements.txt
 	cp "$$(go env GOMODCACHE)/$(OPERATOR)/example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml" \
 	$(CURDIR)/.tools/crds/
 	@chmod u+w .tools/crds/*
-	@touch $@
-
-$(NODE)/.ready: clients/typescript/package.json clients/typescript/package-lock.json
-	@echo "installing the TypeScript client's packages into $(NODE)"
-	@cd clients/typescript && npm ci --silent
 	@touch $@

@@ -39,18 +39,19 @@ ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def build(target: Path) -> None:
-    """Builds all of it into `target`, which is emptied first."""
+    """Builds all of it into `target`, in place of the files that are there."""
     version = current()
     epoch = int(_git("log", "-1", "--format=%ct"))
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
+    target.mkdir(parents=True, exist_ok=True)
+    for path in _files(target):
+        path.unlink()
     _python(target, epoch)
     _npm(target)
     _go(target, version, epoch)
     _proto(target / f"headgate-proto-{version}.tar.gz", version, epoch)
     shutil.copyfile(PYTHON / "headgate" / "v1" / "headgate.protoset", target / "headgate.protoset")
     shutil.copyfile(PYTHON / "headgate" / "service_config.json", target / "headgate-service-config.json")
-    sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in sorted(target.iterdir())]
+    sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in _files(target)]
     (target / "SHA256SUMS").write_text("\n".join([*sums, ""]))
 
 
@@ -94,6 +95,10 @@ def _proto(archive: Path, version: str, epoch: int) -> None:
     archive.write_bytes(gzip.compress(packed.getvalue(), mtime=0))
 
 
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file())
+
+
 def _tracked(folder: Path) -> Iterable[Path]:
     listed = _git("ls-files", "-z", "--", str(folder)).split("\0")
     return [path for path in map(ROOT.joinpath, sorted(filter(None, listed))) if path.is_file()]
@@ -110,7 +115,7 @@ def main() -> None:
     parser.add_argument("target", type=Path, nargs="?", default=ROOT / "dist")
     target = parser.parse_args().target
     build(target)
-    for path in sorted(target.iterdir()):
+    for path in _files(target):
         print(f"{path.stat().st_size:>10,}  {path.name}")
 
 

@@ -68,7 +68,8 @@ async def test_stubs_of_a_former_release_call_this_server(contract: Path) -> Non
         wanted = {"model": "demo/embed", "inputs": [{"text": "a"}], "dimensions": 4}
         embedded = await former.call(headgate.channel, "Embed", wanted)
         assert (embedded.rows, len(embedded.data)) == (1, 16)
-        assert (await former.call(headgate.channel, "ListModels", {})).models[0].name == "fast"
+        listed = await former.call(headgate.channel, "ListModels", {})
+        assert "fast" in [model.name for model in listed.models]
         assert (await former.call(headgate.channel, "Health", {})).version
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await former.call(headgate.channel, "Generate", {"model": "nothing", "messages": CONVERSATION})

@@ -37,12 +37,22 @@ async def traffic(headgate: Headgate) -> None:
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (400, False)], ids=["wide", "dark", "narrow"])
 async def test_the_page_shows_how_the_server_does(serve: Serve, tmp_path: Path, width: int, dark: bool) -> None:
     """Providers, circuits, cost, errors; refreshed by itself; no complaint in the console; nothing wider than it."""
-    async with serve(providers=PROVIDERS) as headgate, browser_page(tmp_path) as page:
+    ledger = {"url": f"sqlite:///{tmp_path}/ledger.db"}
+    async with serve(providers=PROVIDERS, ledger=ledger) as headgate, browser_page(tmp_path) as page:
         await traffic(headgate)
         await page.open(f"http://{headgate.application.admin_address}/", width=width, height=900, dark=dark)
         await page.until("document.querySelectorAll('#providers tr').length === 3")
         text: str = await page.value("document.body.innerText")
-        for shown in ("openai-eu", "serving", "not-serving", "open", "PROVIDER_UNREACHABLE", "MODEL_NOT_FOUND", "USD"):
+        for shown in (
+            "openai-eu",
+            "serving",
+            "not-serving",
+            "open",
+            "PROVIDER_UNREACHABLE",
+            "MODEL_NOT_FOUND",
+            "USD",
+            "ledger: well",
+        ):
             assert shown in text
         assert "How is the gateway" not in text
         assert await page.value("document.title") == "Headgate", "what callers send is text, never markup"

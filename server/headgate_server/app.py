@@ -159,7 +159,7 @@ class Application:
         return AdminListener(
             self._metrics.registry,
             lambda: self._servicer.state == pb.SERVING_STATE_SERVING,
-            lambda: status_page(self._runtime, self._calls, self._recent, self._servicer.state, started),
+            lambda: status_page(self._runtime, self._calls, self._recent, self._ledger, self._servicer.state, started),
             debug if config.admin.debug else {},
             self._ended.tell,
         )

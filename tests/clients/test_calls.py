@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from contextlib import aclosing, closing
 from typing import Any
 
 import pytest
@@ -91,6 +92,19 @@ def test_a_plain_break_ends_the_call_at_once(server: ScriptedServer) -> None:
         with pytest.raises(CallCancelled):
             stream.final()
         assert server.calls[-1].wait() == "CANCELLED"
+
+
+async def test_closing_an_iterator_ends_the_call_at_once(server: ScriptedServer) -> None:
+    """`aclosing` and `closing` around `text` are for those who want no `with` around the stream."""
+    server.script("slow", Reply(text=["a", "b"], hang=True))
+    async with AsyncClient(server.address) as client:
+        async with aclosing(client.stream("slow", "Hi").text) as texts:
+            assert await anext(texts) == "a"
+        assert await ended(server) == "CANCELLED"
+    with Client(server.address) as sync:
+        with closing(sync.stream("slow", "Hi").text) as pieces:
+            assert await asyncio.to_thread(next, pieces) == "a"
+        assert await ended(server) == "CANCELLED"
 
 
 async def test_a_cancelled_task_ends_its_call(server: ScriptedServer) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import pytest
 from grpc import StatusCode
-from headgate import CallFailed, errors
+from headgate import Answer, CallFailed, HeadgateError, InvalidOutput, StreamInterrupted, TooManyRounds, errors, user
 from headgate.errors import Limit, RateLimited, Resource, ServerUnreachable, Violation
 from headgate.testing import Reply, ScriptedServer
 
@@ -14,6 +15,7 @@ from tests.clients.both import connected
 
 LEAVES = [error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, CallFailed)]
 REASONS = [error for error in LEAVES if error.reason]
+ANSWER = Answer(Reply(text="half").unary(), "r")
 FACTS = {
     "provider": "openai",
     "model": "gpt",
@@ -90,3 +92,20 @@ def test_what_may_be_sent_again_is_what_the_contract_says() -> None:
         "PROVIDER_TIMEOUT",
         "PROVIDER_PROTOCOL_ERROR",
     }
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        StreamInterrupted("broke", request_id="r", partial=ANSWER, details=FACTS),
+        InvalidOutput("no JSON", ANSWER),
+        TooManyRounds("no end", [user("Hi")]),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_travel_between_processes(error: HeadgateError) -> None:
+    """With all that they carry, as task queues and process pools need."""
+    copied = pickle.loads(pickle.dumps(error))
+    assert type(copied) is type(error)
+    assert str(copied) == str(error)
+    assert vars(copied) == vars(error)

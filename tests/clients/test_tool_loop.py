@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Annotated, Any, Literal
 
 import pytest
-from headgate import Tool, TooManyRounds, result_of, tool, v1 as pb
+from headgate import Tool, TooManyRounds, result_of, tool, user, v1 as pb
 from headgate.testing import Reply, ScriptedServer
 from headgate.tool_loop import ToolLoop
 
@@ -264,7 +264,18 @@ def test_an_async_function_cannot_run_without_a_loop() -> None:
         client.run_tools("tools", "Hi", [later])
 
 
-def test_a_loop_over_streams_can_be_written() -> None:
-    """ToolLoop decides, and whoever uses it does the I/O."""
-    loop = ToolLoop(pb.GenerateRequest(model="m"), [Tool(pb.Tool(function=pb.FunctionTool(name="weather")), weather)])
-    assert (loop.done, loop.calls) == (False, [])
+async def test_a_loop_over_streams_can_be_written(client: Any, server: ScriptedServer) -> None:
+    """ToolLoop decides what is sent next and when it is over; whoever uses it reads streams and answers calls."""
+    first = call("1", "weather", place={"city": "Oslo"})
+    server.script("tools", Reply(text="Let me see.", tool_calls=[first]), Reply(text=["It is ", "cold."]))
+    known = tool(weather)
+    loop = ToolLoop(pb.GenerateRequest(model="tools", messages=[user("Hi")], tools=[known.proto]), [known])
+    said: list[str] = []
+    while not loop.done:
+        async with client.stream(loop.request) as stream:
+            said += [text async for text in stream.text]
+            loop.add_answer(await stream.final())
+        loop.add_results([result_of(each, "approved by people") for each in loop.calls])
+    assert said == ["Let me see.", "It is ", "cold."]
+    assert results(server)["1"].parts[0].text == "approved by people"
+    assert loop.run.text == "It is cold."

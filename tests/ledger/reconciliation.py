@@ -111,7 +111,8 @@ def _misjudged(account: Account, row: Row | None, report: Report) -> Iterator[st
             yield f"{account}: nobody counted, and {row} is not marked as estimated"
         return
     told = dict(zip(("input_tokens", "output_tokens", "cache_read_tokens"), account.usage, strict=True))
-    if row is None or (row["estimated"] and row["outcome"] in CUT_SHORT):
+    too_busy = row is not None and row["outcome"] == "TIMED_OUT" and account.kind == "answers"
+    if row is None or (row["estimated"] and (too_busy or row["outcome"] in CUT_SHORT)):
         report.unheard += 1
         return
     entered = {name: row[name] or 0 for name in told}

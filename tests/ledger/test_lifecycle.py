@@ -195,12 +195,13 @@ async def test_one_row_that_the_file_does_not_take_holds_up_no_others(tmp_path: 
     """It is told of and counted; the rows around it are written."""
     file = tmp_path / "ledger.db"
     writer = Writer(Spool(file, "checkpoint"), flush_interval=0.05, most_queued=1000, retention_days=None)
-    for number in range(5):
-        writer.put(rows(number, **({"input_tokens": 2**64} if number == 2 else {})))
+    spoilt: dict[int, dict[str, Any]] = {2: {"input_tokens": 2**64}, 3: {"tenant": "\ud800"}, 5: {"tenant": None}}
+    for number in range(7):
+        writer.put(rows(number, **spoilt.get(number, {})))
     await writer.close(5)
-    assert ids(file) == [0, 1, 3, 4]
-    assert (writer.figures.written, writer.figures.refused, writer.queued) == (4, 1, 0)
-    assert [line["event"] for line in logged.lines] == ["ledger_rows_refused"]
+    assert ids(file) == [0, 1, 4, 6]
+    assert (writer.figures.written, writer.figures.refused, writer.queued) == (4, 3, 0)
+    assert [line["event"] for line in logged.lines] == ["ledger_rows_refused"] * 3
 
 
 async def test_calls_that_a_dead_server_left_in_flight_are_lost(tmp_path: Path) -> None:

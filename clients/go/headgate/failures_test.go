@@ -201,7 +201,7 @@ func TestNothingIsSentAgainAfterTheFirstContentNorAgainstAdviceNorForOtherCodes(
 
 func TestCallsTakeTurnsOverAddressesAndGoOnWhenAServerDies(t *testing.T) {
 	server, _ := start(t)
-	other, err := startScripted()
+	other, err := startScripted(script)
 	if err != nil {
 		t.Fatal(err)
 	}

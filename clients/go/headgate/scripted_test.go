@@ -41,7 +41,7 @@ type scripted struct {
 }
 
 // shared is the server of most tests, started by the first.
-var shared = sync.OnceValues(startScripted)
+var shared = sync.OnceValues(func() (*scripted, error) { return startScripted(script) })
 
 func TestMain(m *testing.M) {
 	code := m.Run()
@@ -58,8 +58,9 @@ func python() string {
 	return filepath.Join("..", "..", "..", ".venv", "bin", "python")
 }
 
-func startScripted() (*scripted, error) {
-	server := &scripted{process: exec.Command(python(), "-m", "headgate.testing", "--script", script)}
+func startScripted(script string, options ...string) (*scripted, error) {
+	command := append([]string{"-m", "headgate.testing", "--script", script}, options...)
+	server := &scripted{process: exec.Command(python(), command...)}
 	server.process.Stderr = os.Stderr
 	stdin, _ := server.process.StdinPipe()
 	server.stdin = stdin

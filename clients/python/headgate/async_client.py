@@ -207,17 +207,17 @@ class AsyncStream:
         return self._call.request_id
 
     @property
-    def text(self) -> AsyncIterator[str]:
+    def text(self) -> AsyncGenerator[str, None]:
         """The text of the first candidate, piece by piece."""
         return self._text()
 
-    async def _text(self) -> AsyncIterator[str]:
+    async def _text(self) -> AsyncGenerator[str, None]:
         async with aclosing(self._each()) as events:
             async for event in events:
                 if text := text_of(event):
                     yield text
 
-    def __aiter__(self) -> AsyncIterator[pb.StreamGenerateResponse]:
+    def __aiter__(self) -> AsyncGenerator[pb.StreamGenerateResponse, None]:
         return self._each()
 
     async def _each(self) -> AsyncGenerator[pb.StreamGenerateResponse, None]:

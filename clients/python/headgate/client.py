@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from types import TracebackType
 from typing import Any, Unpack
 
@@ -207,11 +207,11 @@ class Stream:
         return self._call.request_id
 
     @property
-    def text(self) -> Iterator[str]:
+    def text(self) -> Generator[str, None, None]:
         """The text of the first candidate, piece by piece."""
         return (text for event in self if (text := text_of(event)))
 
-    def __iter__(self) -> Iterator[pb.StreamGenerateResponse]:
+    def __iter__(self) -> Generator[pb.StreamGenerateResponse, None, None]:
         try:
             while (event := self._next()) is not None:
                 yield event

@@ -276,7 +276,7 @@ class ProviderRateLimited(RateLimited):
 
 
 class BudgetExceeded(ResourceExhausted):
-    """The caller's budget is spent."""
+    """The caller's budget is spent; `retry_after`, if there is one, is when it begins anew."""
 
     reason = "BUDGET_EXCEEDED"
 
@@ -380,6 +380,9 @@ class InvalidOutput(HeadgateError):
         super().__init__(message)
         self.answer = answer
 
+    def __reduce__(self) -> tuple[type[InvalidOutput], tuple[str, Answer]]:
+        return type(self), (str(self), self.answer)
+
 
 class TooManyRounds(HeadgateError):
     """The model still calls tools after the last round allowed; `messages` are the conversation so far."""
@@ -387,6 +390,9 @@ class TooManyRounds(HeadgateError):
     def __init__(self, message: str, messages: Sequence[pb.Message]) -> None:
         super().__init__(message)
         self.messages: tuple[pb.Message, ...] = tuple(messages)
+
+    def __reduce__(self) -> tuple[type[TooManyRounds], tuple[str, tuple[pb.Message, ...]]]:
+        return type(self), (str(self), self.messages)
 
 
 class Status(Protocol):

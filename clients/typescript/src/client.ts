@@ -156,7 +156,8 @@ export class Client {
     const { signal, timeoutMs, requestId, headers, ...fields } = options;
     const request = create(EmbedRequestSchema, { ...fields, model, inputs: inputs.map(inputOf) });
     const failing = new AbortController();
-    const how = { timeoutMs, requestId, headers, signal: AbortSignal.any([failing.signal, ...(signal ? [signal] : [])]) };
+    const leaving = signal ? AbortSignal.any([signal, failing.signal]) : failing.signal;
+    const how = { timeoutMs, requestId, headers, signal: leaving };
     const batches = split(request, this.#options.embedBatch ?? EMBED_BATCH);
     const answers: { message: EmbedResponse; requestId: string }[] = [];
     const pending = batches.entries();

@@ -1,6 +1,6 @@
 import type { Interceptor, Transport } from "@connectrpc/connect";
 import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
-import type { SecureClientSessionOptions } from "node:http2";
+import type { ClientHttp2Stream, SecureClientSessionOptions } from "node:http2";
 import { isIP } from "node:net";
 import { RetryingTransport } from "./retry.js";
 import { VERSION } from "./version.js";
@@ -68,12 +68,24 @@ export function connect(address: string | readonly string[] | undefined, options
   return { transport, close };
 }
 
-function sessionOf(address: string, secure: boolean | SecureClientSessionOptions): Http2SessionManager {
+/** Connections to one address. connect-es sets its keepalive clock anew for each piece read; here once a second does. */
+class Session extends Http2SessionManager {
+  #heard = 0;
+
+  override notifyResponseByteRead(stream: ClientHttp2Stream): void {
+    const now = performance.now();
+    if (now - this.#heard < 1000) return;
+    this.#heard = now;
+    super.notifyResponseByteRead(stream);
+  }
+}
+
+function sessionOf(address: string, secure: boolean | SecureClientSessionOptions): Session {
   if (!/^(\[[^\]/]+\]|[^:/]+):\d+$/.test(address)) {
     throw new TypeError(`${JSON.stringify(address)} is no address: host:port, or several of them`);
   }
   const tls = typeof secure === "object" ? secure : undefined;
-  return new Http2SessionManager(`${secure ? "https" : "http"}://${address}`, KEEPALIVE, tls);
+  return new Session(`${secure ? "https" : "http"}://${address}`, KEEPALIVE, tls);
 }
 
 function isLoopback(address: string): boolean {

@@ -4,6 +4,7 @@ import {
   type Cost,
   CostSchema,
   ElementType,
+  type EmbedInput,
   type EmbedRequest,
   EmbedRequestSchema,
   EmbedInputSchema,
@@ -21,8 +22,6 @@ export class Embeddings {
   /** All numbers, row by row. Those of INT8 and FLOAT16 are widened, not scaled. */
   readonly data: Float32Array;
   readonly dimensions: number;
-  /** A view into `data` for each input. */
-  readonly vectors: Float32Array[];
 
   /** @internal */
   constructor(
@@ -32,20 +31,21 @@ export class Embeddings {
     readonly requestIds: readonly string[],
   ) {
     this.dimensions = responses[0]!.dimensions;
-    if (responses.some(({ dimensions }) => dimensions !== this.dimensions)) {
-      throw new TypeError("the answers have vectors of different sizes");
-    }
     const rows = responses.reduce((sum, { rows }) => sum + rows, 0);
     this.data = new Float32Array(rows * this.dimensions);
     let offset = 0;
     for (const response of responses) {
-      const numbers = numbersOf(response);
-      this.data.set(numbers, offset);
-      offset += numbers.length;
+      if (response.dimensions !== this.dimensions) throw new TypeError("the answers have vectors of different sizes");
+      offset += copyNumbers(response, this.data.subarray(offset));
     }
     if (offset !== this.data.length) throw new TypeError(`${offset} numbers for ${rows} rows of ${this.dimensions}`);
+  }
+
+  /** A view into `data` for each input. */
+  get vectors(): Float32Array[] {
+    const rows = this.data.length / Math.max(this.dimensions, 1);
     const row = (index: number) => this.data.subarray(index * this.dimensions, (index + 1) * this.dimensions);
-    this.vectors = Array.from({ length: rows }, (_, index) => row(index));
+    return Array.from({ length: rows }, (_, index) => row(index));
   }
 
   /** The model that answered, as the vendor names it. */
@@ -89,50 +89,53 @@ export class Embeddings {
 
 /** The request in pieces of at most so many inputs and, with more than one input, MAX_BYTES. */
 export function split(request: EmbedRequest, inputs: number): EmbedRequest[] {
-  const sizes = request.inputs.map((input) => toBinary(EmbedInputSchema, input).length);
-  const batches: EmbedRequest[] = [];
+  const batches: EmbedInput[][] = [];
   let size = MAX_BYTES;
-  request.inputs.forEach((input, index) => {
-    size += sizes[index]!;
-    let last = batches.at(-1);
-    if (!last || size > MAX_BYTES || last.inputs.length === inputs) {
-      batches.push((last = create(EmbedRequestSchema, { ...request, inputs: [] })));
-      size = sizes[index]!;
+  for (const input of request.inputs) {
+    const own = sizeOf(input);
+    size += own;
+    if (size > MAX_BYTES || batches.at(-1)!.length === inputs) {
+      batches.push([]);
+      size = own;
     }
-    last.inputs.push(input);
-  });
-  return batches.length > 1 ? batches : [request];
-}
-
-function numbersOf({ data, elementType, vectors }: EmbedResponse): ArrayLike<number> {
-  if (vectors.length) return vectors.flatMap(({ values }) => values);
-  switch (elementType) {
-    case ElementType.INT8:
-      return new Int8Array(data.buffer, data.byteOffset, data.byteLength);
-    case ElementType.FLOAT16:
-      return halves(data);
-    default:
-      return new Float32Array(aligned(data, 4));
+    batches.at(-1)!.push(input);
   }
+  return batches.length > 1 ? batches.map((some) => create(EmbedRequestSchema, { ...request, inputs: some })) : [request];
 }
 
-/** The bytes where a typed array may begin; the contract and every platform of Node are little-endian. */
-function aligned(data: Uint8Array, size: number): ArrayBufferLike {
-  const whole = data.byteLength - (data.byteLength % size);
-  return data.slice(0, whole).buffer;
+/** Bytes of an input; of a text the most that they may be, which needs no encoding. */
+function sizeOf(input: EmbedInput): number {
+  return input.input.case === "text" ? 3 * input.input.value.length : toBinary(EmbedInputSchema, input).length;
 }
 
-function halves(data: Uint8Array): Float32Array {
-  return Float32Array.from(new Uint16Array(aligned(data, 2)), (half) => {
-    const [exponent, fraction] = [(half >> 10) & 0x1f, half & 0x3ff];
-    const magnitude =
-      exponent === 0
-        ? fraction * 2 ** -24
-        : exponent === 0x1f
-          ? fraction ? NaN : Infinity
-          : (1 + fraction / 1024) * 2 ** (exponent - 15);
-    return half >> 15 ? -magnitude : magnitude;
-  });
+/** Writes an answer's numbers to `target`, and says how many there are. */
+function copyNumbers({ data, elementType, vectors }: EmbedResponse, target: Float32Array): number {
+  if (vectors.length) {
+    const numbers = vectors.flatMap(({ values }) => values);
+    target.set(numbers);
+    return numbers.length;
+  }
+  if (elementType === ElementType.INT8) {
+    target.set(new Int8Array(data.buffer, data.byteOffset, data.byteLength));
+    return data.byteLength;
+  }
+  if (elementType === ElementType.FLOAT16) {
+    const halves = new Uint16Array(data.slice().buffer); // a copy, because views must begin at an even place
+    target.set(Float32Array.from(halves, numberOfHalf));
+    return halves.length;
+  }
+  // the contract is little-endian, and so is every platform of Node
+  new Uint8Array(target.buffer, target.byteOffset, target.byteLength).set(data);
+  return data.byteLength / 4;
+}
+
+function numberOfHalf(half: number): number {
+  const sign = half >> 15 ? -1 : 1;
+  const exponent = (half >> 10) & 0x1f;
+  const fraction = half & 0x3ff;
+  if (exponent === 0) return sign * fraction * 2 ** -24;
+  if (exponent === 0x1f) return fraction ? NaN : sign * Infinity;
+  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
 function addNumbers<T extends Usage | Cost>(total: T, all: readonly T[], fields: readonly { localName: string }[]): T {

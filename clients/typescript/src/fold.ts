@@ -25,7 +25,8 @@ export type Event = Extract<StreamGenerateResponse["event"], { case: string }> &
 /** The event of a message; undefined for one of a later release. */
 export function eventOf(message: StreamGenerateResponse): Event | undefined {
   const { event, candidateIndex, partIndex, logprobs } = message;
-  return event.case && { ...event, candidateIndex, partIndex, logprobs };
+  if (!event.case) return undefined;
+  return { case: event.case, value: event.value, candidateIndex, partIndex, logprobs } as Event; // faster than spreading
 }
 
 /** The answer that events amount to, whole or as far as it came. */

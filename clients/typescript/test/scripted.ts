@@ -4,11 +4,10 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import type { Readable, Writable } from "node:stream";
-import { after } from "node:test";
+import { after, before } from "node:test";
 import { Client, type ClientOptions } from "../src/index.js";
 
 const ROOT = join(import.meta.dirname, "..", "..", "..", ".."); // from build/test
-const SCRIPT = join(ROOT, "clients", "behaviour.json");
 const PYTHON = process.env.HEADGATE_PYTHON ?? join(ROOT, ".venv", "bin", "python");
 
 /** Why tests that need the scripted server are skipped; where CI=true they fail instead. */
@@ -29,13 +28,13 @@ export class Scripted {
   address = "";
   readonly #process: ChildProcessByStdio<Writable, Readable, null>;
 
-  private constructor() {
-    const command = ["-m", "headgate.testing", "--script", SCRIPT];
+  private constructor(script: string, options: readonly string[]) {
+    const command = ["-m", "headgate.testing", "--script", join(ROOT, script), ...options];
     this.#process = spawn(PYTHON, command, { stdio: ["pipe", "pipe", "inherit"] });
   }
 
-  static async start(): Promise<Scripted> {
-    const scripted = new Scripted();
+  static async start(script = "clients/behaviour.json", ...options: readonly string[]): Promise<Scripted> {
+    const scripted = new Scripted(script, options);
     const lines = createInterface({ input: scripted.#process.stdout });
     const first = new Promise<void>((resolve) => lines.on("line", (line) => scripted.#read(JSON.parse(line), resolve)));
     await Promise.race([first, once(scripted.#process, "exit").then(() => Promise.reject(new Error("it did not start")))]);
@@ -78,11 +77,12 @@ export class Scripted {
   }
 }
 
-const server = missing ? undefined : await Scripted.start();
-after(() => server?.stop());
-
 /** The server of this file's tests. */
-export const scripted = server as Scripted;
+export let scripted: Scripted;
+before(async () => {
+  if (!missing) scripted = await Scripted.start();
+});
+after(() => scripted?.stop());
 
 /** A client of its own for a test. */
 export function client(options: ClientOptions = {}): Client {

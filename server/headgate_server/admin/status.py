@@ -12,6 +12,7 @@ from headgate import v1 as pb
 import headgate_server
 from headgate_server.call import CallRegistry
 from headgate_server.config import Config
+from headgate_server.ledger.ledger import Ledger
 from headgate_server.telemetry.recent import Recent
 
 if TYPE_CHECKING:
@@ -22,7 +23,12 @@ MOST_TASKS = 1000
 
 
 def status(
-    runtime: Runtime, calls: CallRegistry, recent: Recent, state: pb.ServingState.ValueType, started: float
+    runtime: Runtime,
+    calls: CallRegistry,
+    recent: Recent,
+    ledger: Ledger | None,
+    state: pb.ServingState.ValueType,
+    started: float,
 ) -> dict[str, Any]:
     """The whole page. `started` is wall-clock time in seconds since the epoch."""
     return {
@@ -30,6 +36,7 @@ def status(
         "time": time.time(),
         "started": started,
         "state": _word(pb.ServingState.Name(state), "SERVING_STATE_"),
+        "ledger": _ledger(ledger) if ledger else None,
         "calls_in_flight": calls.by_method(),
         "providers": [_provider(name, served) for name, served in runtime.providers.items()],
         "aliases": {name: len(alias.targets) for name, alias in runtime.config.models.items()},
@@ -56,6 +63,11 @@ def tasks() -> dict[str, Any]:
 def configuration(config: Config) -> dict[str, Any]:
     """The configuration that is served, secrets masked."""
     return config.model_dump(mode="json")
+
+
+def _ledger(ledger: Ledger) -> dict[str, Any]:
+    """`trouble` is why it is not as it should be; rows in memory and calls on disk have still a way to go."""
+    return {"trouble": ledger.trouble, "rows_in_memory": ledger.queued, "calls_on_disk": ledger.waiting}
 
 
 def _provider(name: str, served: ServedProvider) -> dict[str, Any]:

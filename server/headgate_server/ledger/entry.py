@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 Row = tuple[Any, ...]
 
 MAX_TEXT = 256
+MAX_KEY_TEXT = 512
+"""Callers with tokens are named by issuer and subject."""
 CONTENT_BYTES_PER_ROW = 1024
 """So much of prompts and answers weighs as much in memory as one row."""
 VENDOR_PRICES = "vendor"
@@ -69,6 +71,8 @@ class Entry:
         self._request = request
         self._labels = _labels(request)
         self._asked = _clean(request.model)
+        self._tenant = _clean(call.principal.tenant)
+        self._key_id = _clean(call.principal.key_id, MAX_KEY_TEXT)
 
     def began(self, attempt: Attempt) -> None:
         """An attempt is made."""
@@ -104,15 +108,15 @@ class Entry:
             self.time,
             call.name,
             call.request_id,
-            call.principal.tenant,
-            call.principal.key_id,
+            self._tenant,
+            self._key_id,
             _clean(self._request.end_user_id),
             self._labels,
             self._asked,
             call.routed_to,
             call.arm,
             answering.provider if answering else "",
-            answering.model if answering else "",
+            _clean(answering.model) if answering else "",
             len(attempts),
             outcome,
             reason,
@@ -135,12 +139,12 @@ class Entry:
             self.id,
             record.number,
             self.time + (attempt.started - call.started),
-            call.principal.tenant,
-            call.principal.key_id,
+            self._tenant,
+            self._key_id,
             self._labels,
             self._asked,
             record.provider,
-            record.model,
+            _clean(record.model),
             attempt.cause,
             OUTCOMES[record.outcome],
             record.error_reason,
@@ -203,9 +207,9 @@ def _labels(request: Request) -> str:
     return text.replace("\\u0000", "\\ufffd") if "\\u0000" in text else text
 
 
-def _clean(text: str) -> str:
-    """A caller's words, as they fit into any database."""
-    return text[:MAX_TEXT].replace("\0", "\ufffd")
+def _clean(text: str, limit: int = MAX_TEXT) -> str:
+    """What callers and their tokens say, as it fits into any database."""
+    return text[:limit].replace("\0", "\ufffd")
 
 
 def _micros(seconds: float) -> int:

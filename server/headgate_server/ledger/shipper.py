@@ -55,7 +55,7 @@ class Shipper:
                 while await self._ship():
                     pass
         with suppress(Exception):
-            self.waiting, _ = await self._writer.do(lambda spool: spool.waiting())
+            self.waiting = await self._writer.do(lambda spool: spool.waiting())
         if self.waiting:
             log.warning("ledger_calls_left_in_spool", calls=self.waiting)
         if self._database:
@@ -100,7 +100,7 @@ class Shipper:
 
     async def _count(self) -> None:
         with suppress(Exception):  # the writer tells of its own trouble
-            self.waiting, _ = await self._writer.do(lambda spool: spool.waiting())
+            self.waiting = await self._writer.do(lambda spool: spool.waiting())
 
     def _failed(self, error: Exception) -> None:
         self.failures += 1

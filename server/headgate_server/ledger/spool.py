@@ -80,13 +80,11 @@ class Spool:
             self._put("headgate_attempts", [row for entry in entries for row in entry.attempts])
             self._put("headgate_contents", [entry.content for entry in entries if entry.content])
 
-    def waiting(self) -> tuple[int, float | None]:
-        """How many calls that have ended are here, and when the oldest began, in seconds since the epoch."""
-        found = self._connection.execute(
-            "SELECT count(*), (julianday(min(time)) - 2440587.5) * 86400 FROM headgate_calls WHERE outcome <> ?",
-            (OPEN,),
-        ).fetchone()
-        return found[0], found[1]
+    def waiting(self) -> int:
+        """How many calls that have ended are here."""
+        query = "SELECT count(*) FROM headgate_calls WHERE outcome <> ?"
+        found: tuple[int] = self._connection.execute(query, (OPEN,)).fetchone()
+        return found[0]
 
     def oldest(self, most: int) -> Batch:
         """The first calls that have ended, to be sent elsewhere; they stay here."""

@@ -148,7 +148,7 @@ class Writer:
             except sqlite3.OperationalError as error:  # disk full, read-only, not there: the rows are not to blame
                 self._failed(error)
                 return
-            except (sqlite3.Error, OverflowError):
+            except Exception:  # one of the rows: its numbers are too large, or its text is none
                 if not self._write_one_by_one():
                     return
             else:
@@ -164,7 +164,7 @@ class Writer:
             except sqlite3.OperationalError as error:
                 self._failed(error)
                 return False
-            except (sqlite3.Error, OverflowError) as error:
+            except Exception as error:
                 self.figures.refused += 1
                 self._done_weight += self._taken[0].weight
                 log.error("ledger_rows_refused", call=self._taken[0].call[0], error=str(error))

@@ -1,7 +1,7 @@
 """A consumer of the package, for type checkers: every type is what it should be, to the last field."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_type
@@ -45,7 +45,7 @@ def sync(client: Client) -> None:
     assert_type(answer.parse(Weather).celsius, float)
     with client.stream("fast", [{"role": "user", "content": "Hi"}, answer, user("And?", image("cat.png"))]) as stream:
         assert_type(stream, Stream)
-        assert_type(stream.text, Iterator[str])
+        assert_type(stream.text, Generator[str, None, None])
         for event in stream:
             assert_type(event, pb.StreamGenerateResponse)
         assert_type(stream.final(), Answer)
@@ -63,7 +63,7 @@ async def asynchronous(client: AsyncClient) -> None:
     assert_type(await client.generate("fast", "Hello"), Answer)
     async with client.stream("fast", "Hello") as stream:
         assert_type(stream, AsyncStream)
-        assert_type(stream.text, AsyncIterator[str])
+        assert_type(stream.text, AsyncGenerator[str, None])
         async for event in stream:
             assert_type(event.text_delta, str)
         assert_type(await stream.final(), Answer)
