@@ -55,7 +55,7 @@ export function connect(address: string | readonly string[] | undefined, options
     createGrpcTransport({
       baseUrl: sessionManager.authority,
       sessionManager,
-      interceptors,
+      interceptors: [...interceptors, sessionManager.interceptor],
       readMaxBytes: maxBytes,
       writeMaxBytes: maxBytes,
     }),
@@ -68,10 +68,27 @@ export function connect(address: string | readonly string[] | undefined, options
   return { transport, close };
 }
 
-/** Connections to one address. connect-es sets its keepalive clock anew for each piece read; here once a second does. */
+/** Connections to one address, with two habits of connect-es mended. */
 class Session extends Http2SessionManager {
+  /** The signal of the call that connect-es is about to make, in the same turn. */
+  #signal?: AbortSignal;
   #heard = 0;
 
+  readonly interceptor: Interceptor = (next) => (request) => {
+    this.#signal = request.signal;
+    return next(request);
+  };
+
+  /** A stream whose end has come before it was read stays open when it is left, and keeps Node alive: here it ends. */
+  override async request(...call: Parameters<Http2SessionManager["request"]>): Promise<ClientHttp2Stream> {
+    const signal = this.#signal;
+    const stream = await super.request(...call);
+    const end = () => setImmediate(() => stream.destroy()); // once connect-es has told the server
+    signal?.addEventListener("abort", end, { once: true });
+    return stream;
+  }
+
+  /** The keepalive clock is set anew for each piece read: here once a second does. */
   override notifyResponseByteRead(stream: ClientHttp2Stream): void {
     const now = performance.now();
     if (now - this.#heard < 1000) return;
