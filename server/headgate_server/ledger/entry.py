@@ -56,8 +56,11 @@ class Rows(NamedTuple):
 
 
 class Entry:
-    """What the ledger knows of one call. `time` is in seconds since the epoch, and each attempt's comes from it, so
-    that rows written twice are the same. When an attempt began is added to `begun`, for who looks for calls that take long."""
+    """What the ledger knows of one call.
+
+    `time` is in seconds since the epoch, and each attempt's comes from it, so that rows written twice are the same.
+    When an attempt began is added to `begun`, for who looks for calls that take long.
+    """
 
     def __init__(
         self, entry_id: str, call: Call, request: Request, content: Content | None, begun: deque[tuple[float, Entry]]

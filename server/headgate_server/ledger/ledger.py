@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import structlog
@@ -91,6 +92,14 @@ class Ledger:
     def figures(self) -> Figures:
         """What became of calls so far."""
         return self._writer.figures if self._writer else Figures()
+
+    @property
+    def failures(self) -> Mapping[str, int]:
+        """How often the file and PostgreSQL have not taken rows, which were tried again."""
+        return {
+            "file": self.figures.failures,
+            "postgresql": self._shipper.failures if self._shipper else 0,
+        }
 
     @property
     def shipped(self) -> int:
