@@ -80,11 +80,6 @@ class Attempt:
         state.began()
 
     @property
-    def ended(self) -> bool:
-        """It is over."""
-        return self._ended
-
-    @property
     def trace_headers(self) -> Mapping[str, str]:
         """What tells the vendor of the trace."""
         return self._span.headers if self._span else self._call.trace_headers

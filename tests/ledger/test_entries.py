@@ -279,6 +279,26 @@ async def test_a_long_attempt_is_on_disk_before_its_end_and_once_after_it(serve:
             assert outcomes("headgate_attempts") == ["OK"]
 
 
+async def test_an_attempt_that_failed_is_on_disk_while_its_call_waits_for_another(serve: Serve, file: Path) -> None:
+    """What is over of a call in flight is as good to know as what is not."""
+
+    async def fails(exchange: Exchange) -> None:
+        await exchange.answer(429, {"error": {"message": "no", "type": "x"}}, {"retry-after": "5"})
+
+    def outcomes(table: str) -> list[str]:
+        return [row["outcome"] for row in rows_of(file, table)]
+
+    async with Vendor(fails) as vendor:
+        providers = priced(vendor, retry={"max_attempts": 2})
+        async with serve(providers=providers, ledger=entering(file)) as headgate:
+            call = asyncio.ensure_future(headgate.stub.Generate(ask("v/m")))
+            await eventually(lambda: outcomes("headgate_attempts") == ["FAILED"])
+            assert outcomes("headgate_calls") == ["OPEN"]
+            call.cancel()
+            await eventually(lambda: outcomes("headgate_calls") == ["CANCELLED"])
+            assert outcomes("headgate_attempts") == ["FAILED"]
+
+
 CONVERSATION = pb.GenerateRequest(
     model="demo/echo",
     messages=[pb.Message(role=pb.ROLE_SYSTEM, parts=[pb.Part(text="a secret of ours")]), user("my words")],

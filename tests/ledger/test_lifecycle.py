@@ -253,6 +253,7 @@ async def test_the_ledger_tells_of_itself(serve: Serve, tmp_path: Path) -> None:
         _, text, _ = await get(headgate, "/metrics")
     assert 'headgate_ledger_calls_total{event="written"} 7.0' in text
     assert 'headgate_ledger_calls_total{event="dropped"} 0.0' in text
+    assert 'headgate_ledger_failures_total{to="file"} 0.0' in text
     assert "headgate_ledger_queue_rows 0.0" in text
     assert "headgate_ledger_degraded 0.0" in text
 

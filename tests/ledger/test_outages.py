@@ -98,7 +98,7 @@ async def test_calls_go_on_without_postgresql_and_arrive_when_it_is_back(
         try:
             await traffic(headgate.stub, MEANWHILE)
             assert await becomes(is_degraded)
-            assert "PostgreSQL does not take" in (await state(headgate.stub))[1]
+            assert "do not get to PostgreSQL" in (await state(headgate.stub))[1]
         finally:
             end()
         await check_everything_arrives(headgate, empty.url, BEFORE + MEANWHILE)

@@ -56,16 +56,20 @@ class Rows(NamedTuple):
 
 
 class Entry:
-    """What the ledger knows of one call. `time` is in seconds since the epoch, and each attempt's comes from it, so
-    that rows written twice are the same. Attempts are added to `begun`, for who looks for those that take long."""
+    """What the ledger knows of one call.
+
+    `time` is in seconds since the epoch, and each attempt's comes from it, so that rows written twice are the same.
+    When an attempt began is added to `begun`, for who looks for calls that take long.
+    """
 
     def __init__(
-        self, entry_id: str, call: Call, request: Request, content: Content | None, begun: deque[tuple[Entry, Attempt]]
+        self, entry_id: str, call: Call, request: Request, content: Content | None, begun: deque[tuple[float, Entry]]
     ) -> None:
         self.id = entry_id
         self.time = time.time() - (time.monotonic() - call.started)
         self.attempts: list[Attempt] = []
         self.content = content
+        self.concluded = False
         self._begun = begun
         self._call = call
         self._request = request
@@ -77,7 +81,7 @@ class Entry:
     def began(self, attempt: Attempt) -> None:
         """An attempt is made."""
         self.attempts.append(attempt)
-        self._begun.append((self, attempt))
+        self._begun.append((attempt.started, self))
 
     def replied(self, message: Message) -> None:
         """A message goes to the caller: a whole answer, or an event of one."""
@@ -90,6 +94,7 @@ class Entry:
 
     def rows(self, error: GatewayError | None) -> Rows:
         """All of it, once the call has ended with that error or with its answer."""
+        self.concluded = True
         latency = _micros(self._call.duration)
         content = self.content.row(self.id, self.time) if self.content else None
         if error is None:

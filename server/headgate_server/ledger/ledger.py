@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import structlog
@@ -17,14 +18,13 @@ from headgate_server.ledger.writer import Figures, Writer
 from headgate_server.limits.estimate import Request
 
 if TYPE_CHECKING:
-    from headgate_server.attempt import Attempt
     from headgate_server.call import Call
     from headgate_server.config import Ledger as LedgerConfig
     from headgate_server.errors import GatewayError
     from headgate_server.ledger.shipper import Shipper
 
 LONG_SECONDS = 0.1
-"""An attempt that takes longer is on disk before its end: whatever becomes of the server, it is known."""
+"""An attempt whose call goes on longer is on disk before its end: whatever becomes of the server, it is known."""
 FLUSH_SECONDS = 5.0
 SHIP_SECONDS = 5.0
 
@@ -37,7 +37,7 @@ class Ledger:
     def __init__(self, config: LedgerConfig) -> None:
         self._config = config
         self._ids = Ids()
-        self._begun: deque[tuple[Entry, Attempt]] = deque()
+        self._begun: deque[tuple[float, Entry]] = deque()
         self._looking: asyncio.TimerHandle | None = None
         self._writer: Writer | None = None
         self._shipper: Shipper | None = None
@@ -94,6 +94,14 @@ class Ledger:
         return self._writer.figures if self._writer else Figures()
 
     @property
+    def failures(self) -> Mapping[str, int]:
+        """How often the file and PostgreSQL have not taken rows, which were tried again."""
+        return {
+            "file": self.figures.failures,
+            "postgresql": self._shipper.failures if self._shipper else 0,
+        }
+
+    @property
     def shipped(self) -> int:
         """Calls that PostgreSQL has."""
         return self._shipper.shipped if self._shipper else 0
@@ -114,13 +122,13 @@ class Ledger:
         return max(lags, default=0.0)
 
     def _look(self) -> None:
-        """Has attempts that take long written as far as they are known."""
+        """Has calls written, as far as they are known, that go on long after an attempt began."""
         self._looking = asyncio.get_running_loop().call_later(LONG_SECONDS, self._look)
         began_before = time.monotonic() - LONG_SECONDS
         long: dict[Entry, None] = {}
-        while self._begun and self._begun[0][1].started <= began_before:
-            entry, attempt = self._begun.popleft()
-            if not attempt.ended:
+        while self._begun and self._begun[0][0] <= began_before:
+            _, entry = self._begun.popleft()
+            if not entry.concluded:
                 long[entry] = None
         for entry in long:
             if self._writer:

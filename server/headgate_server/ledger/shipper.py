@@ -108,7 +108,7 @@ class Shipper:
         detail = " ".join(str(getattr(error, "orig", error)).split())[:MAX_DETAIL] or type(error).__name__
         if not self.trouble:
             log.error("ledger_not_shipped", error=type(error).__name__, detail=detail)
-        self.trouble = f"PostgreSQL does not take the ledger's rows: {detail}"
+        self.trouble = f"the ledger's rows do not get to PostgreSQL: {detail}"
 
     def _succeeded(self) -> None:
         if self.trouble:

@@ -60,7 +60,7 @@ class Writer:
         self._put_weight = 0
         self._done_weight = 0
         self._dropped_since_told = 0
-        self._emptied = time.monotonic()
+        self._waiting_since = 0.0
         self._retry_at = 0.0
         self._pruned_at = 0.0
         self._jobs: deque[Callable[[], None]] = deque()
@@ -76,7 +76,7 @@ class Writer:
 
     def lag(self, now: float) -> float:
         """Seconds since everything was written; `now` is monotonic time."""
-        return now - self._emptied if self.queued else 0.0
+        return now - self._waiting_since if self.queued else 0.0
 
     def put(self, rows: Rows) -> None:
         """Has the rows written soon. Never waits."""
@@ -84,6 +84,8 @@ class Writer:
         if self.queued + weight > self._most_queued:
             self._drop()
             return
+        if not self.queued:
+            self._waiting_since = time.monotonic()
         self._put_weight += weight
         self._queue.append(rows)
         if not self._wake.is_set():
@@ -154,7 +156,7 @@ class Writer:
             else:
                 self._done(self._taken)
             self._taken = []
-        self._emptied = time.monotonic()
+        self._waiting_since = time.monotonic()
 
     def _write_one_by_one(self) -> bool:
         """Finds the rows that the file does not take; False if it takes none at the moment."""

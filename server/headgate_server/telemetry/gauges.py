@@ -119,6 +119,7 @@ def _ledger(ledger: Ledger, now: float) -> Iterator[Metric]:
         "refused": figures.refused,
     }
     yield _counter(names.LEDGER_CALLS, {(event,): count for event, count in events.items()})
+    yield _counter(names.LEDGER_FAILURES, {(to,): count for to, count in ledger.failures.items()})
     yield _family(names.LEDGER_QUEUE, {(): ledger.queued})
     yield _family(names.LEDGER_SPOOLED, {(): ledger.waiting})
     yield _family(names.LEDGER_LAG, {(): ledger.lag(now)})

@@ -114,6 +114,11 @@ LEDGER_CALLS = Name(
     "Calls that the ledger has written to its file or shipped to PostgreSQL, or that it lost: dropped, refused.",
     ("event",),
 )
+LEDGER_FAILURES = Name(
+    "headgate_ledger_failures",
+    "Failed writes to the ledger's file, and failed shipments to PostgreSQL; both are tried again.",
+    ("to",),
+)
 LEDGER_QUEUE = Name("headgate_ledger_queue_rows", "Rows of the ledger in memory.")
 LEDGER_SPOOLED = Name("headgate_ledger_spooled_calls", "Calls on the local disk that PostgreSQL does not have yet.")
 LEDGER_LAG = Name("headgate_ledger_lag_seconds", "Time since the ledger last had every call where it belongs.")
