@@ -83,7 +83,7 @@ class Session extends Http2SessionManager {
   override async request(...call: Parameters<Http2SessionManager["request"]>): Promise<ClientHttp2Stream> {
     const signal = this.#signal;
     const stream = await super.request(...call);
-    const end = () => setImmediate(() => stream.destroy()); // once connect-es has told the server
+    const end = () => stream.readableEnded || setImmediate(() => stream.destroy()); // once the server has been told
     signal?.addEventListener("abort", end, { once: true });
     return stream;
   }

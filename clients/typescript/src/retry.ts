@@ -94,7 +94,6 @@ export class RetryingTransport implements Transport {
         const delay = this.#delay(status, backend, attempt);
         if (delay === undefined || performance.now() + delay >= deadline) throw status;
         await sleep(delay, undefined, { signal });
-        if (delay === 0) attempt--; // another address, not another try
       }
     }
   }
@@ -113,7 +112,8 @@ export class RetryingTransport implements Transport {
     if (status.code !== Code.Unavailable) return undefined;
     if (!status.findDetails(ErrorInfoSchema).length) {
       backend.failed();
-      if (this.#backends.some(({ downUntil }) => downUntil <= performance.now())) return 0;
+      const isOther = this.#backends.some(({ downUntil }) => downUntil <= performance.now());
+      if (isOther && attempt < retryPolicy.maxAttempts + this.#backends.length) return 0;
     }
     this.#tokens = Math.max(0, this.#tokens - 1);
     if (attempt >= retryPolicy.maxAttempts || this.#tokens <= maxTokens / 2) return undefined;
