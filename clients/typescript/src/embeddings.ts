@@ -31,14 +31,14 @@ export class Embeddings {
     readonly requestIds: readonly string[],
   ) {
     this.dimensions = responses[0]!.dimensions;
-    const rows = responses.reduce((sum, { rows }) => sum + rows, 0);
-    this.data = new Float32Array(rows * this.dimensions);
-    let offset = 0;
-    for (const response of responses) {
-      if (response.dimensions !== this.dimensions) throw new TypeError("the answers have vectors of different sizes");
-      offset += copyNumbers(response, this.data.subarray(offset));
+    if (responses.some(({ dimensions }) => dimensions !== this.dimensions)) {
+      throw new TypeError("the answers have vectors of different sizes");
     }
-    if (offset !== this.data.length) throw new TypeError(`${offset} numbers for ${rows} rows of ${this.dimensions}`);
+    const rows = responses.reduce((sum, { rows }) => sum + rows, 0);
+    this.data = joined(responses.map(numbersOf));
+    if (this.data.length !== rows * this.dimensions) {
+      throw new TypeError(`${this.data.length} numbers for ${rows} rows of ${this.dimensions}`);
+    }
   }
 
   /** A view into `data` for each input. */
@@ -108,25 +108,23 @@ function sizeOf(input: EmbedInput): number {
   return input.input.case === "text" ? 3 * input.input.value.length : toBinary(EmbedInputSchema, input).length;
 }
 
-/** Writes an answer's numbers to `target`, and says how many there are. */
-function copyNumbers({ data, elementType, vectors }: EmbedResponse, target: Float32Array): number {
-  if (vectors.length) {
-    const numbers = vectors.flatMap(({ values }) => values);
-    target.set(numbers);
-    return numbers.length;
+/** An answer's numbers, copied, because views of a message's bytes may begin at odd places. */
+function numbersOf({ data, elementType, vectors }: EmbedResponse): Float32Array {
+  if (vectors.length) return Float32Array.from(vectors.flatMap(({ values }) => values));
+  if (elementType === ElementType.INT8) return Float32Array.from(new Int8Array(data.slice().buffer));
+  if (elementType === ElementType.FLOAT16) return Float32Array.from(new Uint16Array(data.slice().buffer), numberOfHalf);
+  return new Float32Array(data.slice().buffer); // the contract is little-endian, and so is every platform of Node
+}
+
+function joined(pieces: readonly Float32Array[]): Float32Array {
+  if (pieces.length === 1) return pieces[0]!;
+  const whole = new Float32Array(pieces.reduce((sum, { length }) => sum + length, 0));
+  let offset = 0;
+  for (const piece of pieces) {
+    whole.set(piece, offset);
+    offset += piece.length;
   }
-  if (elementType === ElementType.INT8) {
-    target.set(new Int8Array(data.buffer, data.byteOffset, data.byteLength));
-    return data.byteLength;
-  }
-  if (elementType === ElementType.FLOAT16) {
-    const halves = new Uint16Array(data.slice().buffer); // a copy, because views must begin at an even place
-    target.set(Float32Array.from(halves, numberOfHalf));
-    return halves.length;
-  }
-  // the contract is little-endian, and so is every platform of Node
-  new Uint8Array(target.buffer, target.byteOffset, target.byteLength).set(data);
-  return data.byteLength / 4;
+  return whole;
 }
 
 function numberOfHalf(half: number): number {
