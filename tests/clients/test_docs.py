@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from tests.clients.programs import by_task, files_of, run_go, run_python, run_typescript, snippets
 from tests.headgate_process import running
-from tests.tools import REAL_SERVER, ROOT, inference_server
+from tests.tools import REAL_SERVER, ROOT, inference_server, run, tool
 
 pytestmark = pytest.mark.xdist_group("typescript")  # one at a time builds the TypeScript client
 DOCUMENT = ROOT / "docs" / "clients.md"
@@ -82,3 +83,18 @@ def test_each_task_is_told_in_each_language() -> None:
 def _target(name: str) -> dict[str, str]:
     provider, model = name.split("/")
     return {"provider": provider, "model": model}
+
+
+@pytest.mark.tools
+async def test_the_cheat_sheet_of_grpcurl_works() -> None:
+    """Each of its lines, as it stands."""
+    sheet = re.search(r"^## grpcurl$.*?^```sh\n(.*?)^```$", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+    assert sheet
+    targets = {"fast": "demo/lorem", "embedder": "demo/embed"}
+    models = {alias: {"targets": [_target(target)]} for alias, target in targets.items()}
+    async with running(providers={"demo": {"adapter": "mock"}}, models=models) as headgate:
+        for line in sheet[1].splitlines():
+            words = [word.replace("localhost:50051", headgate.address) for word in shlex.split(line)]
+            finished = await run(tool(words[0]), *words[1:])
+            assert finished.code == 0, f"{line}: {finished.stderr}"
+            assert finished.stdout
