@@ -34,8 +34,9 @@ bench: venv ## Measure what a call costs; pass options as ARGS="--quick"
 	@$(BIN)/python -m bench $(ARGS)
 
 .PHONY: soak
-soak: .venv/.dev ## Make 10,000 calls that go wrong in every way; pass options as ARGS="--calls 100000"
+soak: .venv/.dev ## Make 10,000 calls that go wrong in every way (ARGS="--calls 100000"), then `make rolling`
 	@$(BIN)/python -m tests.soak $(ARGS)
+	@$(BIN)/python -m tests.rolling
 
 .PHONY: reconcile
 reconcile: .venv/.dev ## Compare the ledger with vendors' books after 5,000 calls, and after 20 kills; ARGS="--calls 100000"

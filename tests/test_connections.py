@@ -9,14 +9,13 @@ from typing import Any
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from headgate import v1 as pb
+from headgate import service_config, v1 as pb
 
 from headgate_server.config.tree import Server
 from headgate_server.listeners import channel_options
 from tests.conftest import Serve
 from tests.headgate_process import ask, eventually
 from tests.overload.attackers import Connection, connect
-from tests.rolling.restarts import SERVICE_CONFIG
 
 MOCK = {"demo": {"adapter": "mock"}, "paced": {"adapter": "mock", "mock": {"words": 40, "tokens_per_second": 20}}}
 DEFAULTS = {
@@ -118,7 +117,7 @@ async def test_calls_beyond_the_streams_of_a_connection_wait_in_the_client(serve
     """server.max_concurrent_streams: of those that pass the server just as another ends, gRPC refuses some without a
     reason; the published service config has them sent again."""
     async with serve(providers=MOCK, server={"max_concurrent_streams": 2}) as headgate:
-        options = (("grpc.service_config", SERVICE_CONFIG), ("grpc.use_local_subchannel_pool", 1))
+        options = (("grpc.service_config", service_config()), ("grpc.use_local_subchannel_pool", 1))
         async with grpc.aio.insecure_channel(headgate.address, options=options) as channel:
             stub = pb.InferenceServiceStub(channel)
             request = ask("paced/lorem", config=pb.GenerationConfig(max_output_tokens=6))

@@ -177,6 +177,9 @@ def test_overlays_bring_what_they_are_for(tmp_path: Path) -> None:
     assert endpoint["port"] in served
     stores = configuration("overlays/redis-postgres", tmp_path)
     assert (stores.limits.store.type, stores.auth.store is not None) == ("redis", True)
+    assert stores.ledger
+    (spool,) = [found for found in container("overlays/redis-postgres")["volumeMounts"] if found["name"] == "spool"]
+    assert (str(stores.ledger.spool.parent), "readOnly" in spool) == (spool["mountPath"], False)
     assert {"secretRef": {"name": "headgate-stores"}} in container("overlays/redis-postgres")["envFrom"]
     (mount,) = [found for found in container("overlays/tls")["volumeMounts"] if found["name"] == "tls"]
     text = one("overlays/tls", "ConfigMap")["data"]["headgate.yaml"]

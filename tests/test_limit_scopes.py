@@ -30,10 +30,8 @@ async def test_a_target_s_limit_holds_by_whatever_name_it_is_asked(serve: Serve,
         providers = {"v": at(vendor), "w": at(vendor)}
         limited = limits(unit="requests", limit=3, **scope)
         async with serve(providers=providers, models=models, limits=limited) as headgate:
-            for request in (ask("alias"), ask("v/m"), ask("none/m", routing=pb.RoutingPolicy(fallbacks=["v/m"]))):
-                if request.model == "none/m":
-                    request.model = "w/m"
-                    request.routing.denied_providers.append("w")
+            fallback = pb.RoutingPolicy(fallbacks=["v/m"], denied_providers=["w"])
+            for request in (ask("alias"), ask("v/m"), ask("w/m", routing=fallback)):
                 await headgate.stub.Generate(request)
             for name in ("alias", "v/m"):
                 refused = await failing(headgate.stub.Generate(ask(name)))

@@ -78,22 +78,30 @@ def _check_advisories(requirements: Path) -> int:
     """By pip-audit, which asks the package index about each: names and versions are told to it, and nothing else."""
     program = str(Path(sys.executable).with_name("pip-audit"))
     options = ["--disable-pip", "--require-hashes", "--progress-spinner=off", "--format=json"]
-    asked = subprocess.run([program, *options, "-r", str(requirements)], check=False, capture_output=True, text=True)
+    try:
+        command = [program, *options, "-r", str(requirements)]
+        asked = subprocess.run(command, check=False, capture_output=True, text=True)
+    except OSError as error:
+        return _not_checked(f"{program}: {error.strerror}")
     try:
         answers = json.loads(asked.stdout)["dependencies"]
     except ValueError:
-        reason = (asked.stderr.strip().splitlines() or ["no reason given"])[-1]
-        print(f"NOT CHECKED for known vulnerabilities: {reason[:200]}", file=sys.stderr)
-        return UNKNOWN
+        return _not_checked((asked.stderr.strip().splitlines() or ["no reason given"])[-1])
     vulnerable = [(one, found) for one in answers for found in one.get("vulns", ())]
     for one, found in vulnerable:
         print(f"VULNERABLE {one['name']} {one['version']}: {found['id']}, mended in {found['fix_versions']}")
+    if vulnerable:
+        return FOUND
     skipped = [one["name"] for one in answers if "skip_reason" in one]
     if skipped:  # pip-audit calls that a success
-        print(f"NOT CHECKED for known vulnerabilities, the index does not say: {', '.join(skipped)}", file=sys.stderr)
-    else:
-        print(f"{len(answers)} packages checked for known vulnerabilities: {len(vulnerable)} found")
-    return FOUND if vulnerable else UNKNOWN if skipped else 0
+        return _not_checked(f"the index does not say of {', '.join(skipped)}")
+    print(f"{len(answers)} packages checked for known vulnerabilities: none found")
+    return 0
+
+
+def _not_checked(reason: str) -> int:
+    print(f"NOT CHECKED for known vulnerabilities: {reason}", file=sys.stderr)
+    return UNKNOWN
 
 
 if __name__ == "__main__":

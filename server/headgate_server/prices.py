@@ -31,6 +31,11 @@ class Rates:
     audio_output: int | None = None
     reasoning: int | None = None
 
+    @property
+    def has_media(self) -> bool:
+        """Audio or images have rates of their own."""
+        return not (self.audio_input is self.image_input is self.audio_output is None)
+
     def dearest(self, *, media: bool) -> tuple[int, int | None]:
         """The highest rate of any input and of any output; `media` says that not all of it is text."""
         inputs = [self.input, self.cache_read, self.cache_write, self.cache_write_1h]
@@ -78,6 +83,11 @@ class PriceList:
             price_version=self.version,
             **components,
         )
+
+    @property
+    def tells_media_apart(self) -> bool:
+        """Audio or images have prices of their own."""
+        return any(rates.has_media for rates in (self.rates, *(rates for _, rates in self.tiers)))
 
     def most(self, input_tokens: int, output_tokens: int, *, media: bool) -> int | None:
         """The most nanos that a call can cost which uses no more than that; None where a price is not known."""

@@ -43,6 +43,8 @@ async def test_a_call_that_there_is_no_money_for_is_refused_with_which_and_when(
         (violation,) = each.details["QuotaFailure"].violations
         assert (violation.subject, violation.quota_metric) == ("all callers", "cost")
         assert 'the budget "everybody\'s" allows' in violation.description
+        left = estimate(request) - USUAL
+        assert f"{left / NANOS:.9f}".rstrip("0") + " are left, and the call may cost" in violation.description
         assert each.trailer["grpc-retry-pushback-ms"] == "-1"
         if period == "total":
             assert "RetryInfo" not in each.details

@@ -14,13 +14,11 @@ import pytest
 from headgate import v1 as pb
 from redis import Redis
 
-from tests.budgets.priced import INPUT, NANOS, OUTPUT, USUAL, answers, budget, estimate, priced, small
+from tests.budgets.priced import INPUT, OUTPUT, USUAL, answers, budget, estimate, priced, small
 from tests.conftest import LogLines, Serve
 from tests.headgate_process import Headgate, eventually, failing
 from tests.redis_server import RedisServer, redis_server
 from tests.vendor import Exchange, Vendor, answers_text
-
-ROOM = 60.0
 
 
 @pytest.fixture
@@ -152,8 +150,3 @@ async def test_a_counter_that_is_missing_is_noticed_before_money_is_spent_again(
             assert await refused(headgate, request)
             assert not await refused(headgate, small(most=99))
         assert len(vendor.exchanges) == 6
-
-
-def test_prices_are_what_the_figures_say() -> None:
-    """The amounts of these tests, by hand."""
-    assert (USUAL, NANOS) == (35_000, 1_000_000_000)

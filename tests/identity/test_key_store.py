@@ -209,7 +209,6 @@ async def test_a_server_that_is_rolled_back_leaves_later_tables_as_they_are(url:
     await execute(url, "UPDATE headgate_keys_version SET version_num = '9999'")
     older = SqlKeyDatabase(url, migrates=True)
     await older.prepare()
-    assert await older.is_current()
     assert key.id in await older.names("")
     await older.close()
 

@@ -59,9 +59,8 @@ class Server:
         self._stub = pb.InferenceServiceStub(channel)
         self.peak_mib = 0.0
 
-    @property
-    def resident_mib(self) -> float:
-        """Memory of its process."""
+    def measure_mib(self) -> float:
+        """Memory of its process now; `peak_mib` is the most that was ever measured."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         held = int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) / 1024
         self.peak_mib = max(self.peak_mib, held)
@@ -115,15 +114,6 @@ async def under_attack(folder: Path, **settings: Any) -> AsyncIterator[Server]:
             await server.answer_ms()
             await server.stream_cpu_ms(2)
             yield server
-
-
-def raised_file_limit() -> int:
-    """Lets this process open as many files as the system allows; how many these are."""
-    import resource
-
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    return most
 
 
 def cpu_seconds(pid: int) -> float:

@@ -9,7 +9,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.rolling.restarts import SERVICE_CONFIG, Options, restarts
+from headgate import service_config
+
+from tests.rolling.restarts import Options, restarts
 
 SHOWN = 20
 
@@ -21,7 +23,7 @@ def main() -> int:
     parser.add_argument("--restarts", type=int, default=10, help="of the two servers together (10)")
     parser.add_argument("--longest", type=float, default=20.0, help="seconds that the longest stream takes (20)")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="for the same calls again")
-    parser.add_argument("--service-config", default=SERVICE_CONFIG, help="JSON that the client goes by")
+    parser.add_argument("--service-config", default=service_config(), help="JSON that the client goes by")
     given = parser.parse_args()
     options = Options(given.calls, given.restarts, given.longest, given.seed, given.service_config)
     with tempfile.TemporaryDirectory() as folder:

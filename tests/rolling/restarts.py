@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import sqlite3
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -16,13 +17,12 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from headgate import v1 as pb
+from headgate import service_config, v1 as pb
 
 from tests.fold import check_invariants
 from tests.headgate_process import ask
-from tests.tools import ROOT, free_port, headgate_serve
+from tests.tools import free_port, headgate_serve
 
-SERVICE_CONFIG = (ROOT / "deploy" / "service-config.json").read_text()
 TOKENS_PER_SECOND = 20
 CALLERS = 40
 UNARY_SHARE = 0.5
@@ -43,7 +43,7 @@ class Options:
     restarts: int
     longest: float
     seed: int
-    service_config: str = SERVICE_CONFIG
+    service_config: str = service_config()
 
 
 @dataclass(slots=True)
@@ -60,10 +60,12 @@ class Report:
 class Replica:
     """One server at a fixed address, whose process is replaced by another again and again."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, options: Options) -> None:
         self.address = f"127.0.0.1:{free_port()}"
-        self._config = folder / "headgate.yaml"
+        self._ledger = folder / f"{name}.db"
         self._log = folder / f"{name}.log"
+        self._config = folder / f"{name}.yaml"
+        self._config.write_text(json.dumps(_configuration(options, self._ledger)))
         self._life = AsyncExitStack()
 
     async def start(self) -> None:
@@ -79,19 +81,16 @@ class Replica:
         await self._life.aclose()
         return finished.code
 
-    def on_record(self) -> Iterator[dict[str, Any]]:
-        """The calls that it has accounted for, over all its lives."""
-        for line in self._log.read_text().splitlines():
-            entry = json.loads(line)
-            if entry["event"] == "call":
-                yield entry
+    def on_record(self) -> Iterator[tuple[str, str]]:
+        """The request id and the outcome of each call in its ledger, over all its lives."""
+        with closing(sqlite3.connect(self._ledger)) as ledger:
+            yield from ledger.execute("SELECT request_id, outcome FROM headgate_calls")
 
 
 async def restarts(folder: Path, options: Options) -> Report:
     """Restarts the two in turn, and makes calls all the time: as many as were asked for, or more."""
     report, began = Report(), time.perf_counter()
-    (folder / "headgate.yaml").write_text(json.dumps(_configuration(options)))
-    replicas = [Replica(folder, name) for name in ("one", "two")]
+    replicas = [Replica(folder, name, options) for name in ("one", "two")]
     await asyncio.gather(*(replica.start() for replica in replicas))
     target = "ipv4:" + ",".join(replica.address for replica in replicas)
     channel_options = (("grpc.service_config", options.service_config), RECONNECTS_SOON)
@@ -108,9 +107,10 @@ async def restarts(folder: Path, options: Options) -> Report:
     return report
 
 
-def _configuration(options: Options) -> dict[str, Any]:
+def _configuration(options: Options, ledger: Path) -> dict[str, Any]:
     paced = {"words": 100_000, "tokens_per_second": TOKENS_PER_SECOND}
     return {
+        "ledger": {"url": f"sqlite:///{ledger}"},
         "server": {"drain_delay": DELAY_SECONDS, "drain_grace": options.longest + 10},
         "providers": {"demo": {"adapter": "mock"}, "paced": {"adapter": "mock", "mock": paced}},
     }
@@ -159,11 +159,11 @@ class _Caller:
 
 
 def _unrecorded(replicas: Sequence[Replica], report: Report) -> Iterator[str]:
-    """Calls that the servers have not accounted for exactly once, as answered."""
-    codes = defaultdict(list)
+    """Calls that have not exactly one row in the ledgers, as answered."""
+    outcomes = defaultdict(list)
     for replica in replicas:
-        for entry in replica.on_record():
-            codes[entry["request_id"]].append(entry["code"])
+        for request_id, outcome in replica.on_record():
+            outcomes[request_id].append(outcome)
     for request_id in report.made:
-        if codes[request_id] != ["OK"]:
-            yield f"{request_id}: on record as {codes[request_id]}"
+        if outcomes[request_id] != ["OK"]:
+            yield f"{request_id}: on record as {outcomes[request_id]}"

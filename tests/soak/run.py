@@ -123,6 +123,7 @@ class _Part:
             await eventually(lambda: not any(held(self._headgate, self._vendors)), SETTLE_SECONDS)
         except TimeoutError:
             self._report.problems += held(self._headgate, self._vendors)
+        self._headgate.application.ended.tell()
 
 
 def _leaks(report: Report, calls: int) -> Iterator[str]:

@@ -1,6 +1,6 @@
 import type { Interceptor, Transport } from "@connectrpc/connect";
 import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
-import type { SecureClientSessionOptions } from "node:http2";
+import type { ClientHttp2Stream, SecureClientSessionOptions } from "node:http2";
 import { isIP } from "node:net";
 import { RetryingTransport } from "./retry.js";
 import { VERSION } from "./version.js";
@@ -55,7 +55,7 @@ export function connect(address: string | readonly string[] | undefined, options
     createGrpcTransport({
       baseUrl: sessionManager.authority,
       sessionManager,
-      interceptors,
+      interceptors: [...interceptors, sessionManager.interceptor],
       readMaxBytes: maxBytes,
       writeMaxBytes: maxBytes,
     }),
@@ -68,12 +68,41 @@ export function connect(address: string | readonly string[] | undefined, options
   return { transport, close };
 }
 
-function sessionOf(address: string, secure: boolean | SecureClientSessionOptions): Http2SessionManager {
+/** Connections to one address, with two habits of connect-es mended. */
+class Session extends Http2SessionManager {
+  /** The signal of the call that connect-es is about to make, in the same turn. */
+  #signal?: AbortSignal;
+  #heard = 0;
+
+  readonly interceptor: Interceptor = (next) => (request) => {
+    this.#signal = request.signal;
+    return next(request);
+  };
+
+  /** A stream whose end has come before it was read stays open when it is left, and keeps Node alive: here it ends. */
+  override async request(...call: Parameters<Http2SessionManager["request"]>): Promise<ClientHttp2Stream> {
+    const signal = this.#signal;
+    const stream = await super.request(...call);
+    const end = () => setImmediate(() => stream.destroy()); // once connect-es has told the server
+    signal?.addEventListener("abort", end, { once: true });
+    return stream;
+  }
+
+  /** The keepalive clock is set anew for each piece read: here once a second does. */
+  override notifyResponseByteRead(stream: ClientHttp2Stream): void {
+    const now = performance.now();
+    if (now - this.#heard < 1000) return;
+    this.#heard = now;
+    super.notifyResponseByteRead(stream);
+  }
+}
+
+function sessionOf(address: string, secure: boolean | SecureClientSessionOptions): Session {
   if (!/^(\[[^\]/]+\]|[^:/]+):\d+$/.test(address)) {
     throw new TypeError(`${JSON.stringify(address)} is no address: host:port, or several of them`);
   }
   const tls = typeof secure === "object" ? secure : undefined;
-  return new Http2SessionManager(`${secure ? "https" : "http"}://${address}`, KEEPALIVE, tls);
+  return new Session(`${secure ? "https" : "http"}://${address}`, KEEPALIVE, tls);
 }
 
 function isLoopback(address: string): boolean {

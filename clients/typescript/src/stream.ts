@@ -54,7 +54,7 @@ export class AnswerStream implements AsyncIterable<Event>, AsyncDisposable {
   cancel(): void {
     if (this.#ended) return;
     this.#leaving.abort();
-    this.#messages?.next().catch(() => {}); // connect-es stops the clock of a call only when its end is read
+    this.#drain().catch(() => {});
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -83,6 +83,11 @@ export class AnswerStream implements AsyncIterable<Event>, AsyncDisposable {
       this.#ended = true;
       throw (this.#error = failure(statusOf(thrown, this.#signal.aborted), this.requestId, this.#answer()));
     }
+  }
+
+  /** Reads what has come: connect-es stops the clock of a call, which keeps Node alive, only when its end is read. */
+  async #drain(): Promise<void> {
+    while (this.#messages && !(await this.#messages.next()).done);
   }
 
   /** What `pick` makes of events, where it is something. By hand: a generator costs a third more for each event. */

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { equals } from "@bufbuild/protobuf";
+import { execFileSync } from "node:child_process";
 import { test } from "node:test";
 import * as headgate from "../src/index.js";
 import { client, missing, scripted } from "./scripted.js";
@@ -88,14 +89,25 @@ test("leaving a loop cancels the call", { skip }, async () => {
   await assert.rejects(stream.final(), headgate.CallCancelled);
 });
 
+test("a process ends although streams were left", { skip }, () => {
+  const index = new URL("../src/index.js", import.meta.url);
+  const program = `
+    import { Client } from ${JSON.stringify(index)};
+    const client = new Client(${JSON.stringify(scripted.address)});
+    for (const model of ["hello", "dripping", "everything"]) for await (const _ of client.stream(model, "Hi")) break;
+    client.stream("hanging", "Hi").cancel();`;
+  execFileSync(process.execPath, ["--input-type=module", "--eval", program], { timeout: 20_000 });
+});
+
 test("a stream that waits is cancelled by cancel and by its signal", { skip }, async () => {
   const leaving = new AbortController();
   const streams = [
     client().stream("hanging", "Hi", { requestId: "cancel-1" }),
     client().stream("hanging", "Hi", { requestId: "signal-1", signal: leaving.signal }),
   ];
+  for (const stream of streams) assert.equal((await stream.text.next()).value, "first");
   const ends = streams.map((stream) => stream.final());
-  setTimeout(() => (streams[0]!.cancel(), leaving.abort()), 100);
+  setTimeout(() => (streams[0]!.cancel(), leaving.abort()), 50);
   for (const end of ends) {
     await assert.rejects(end, (error: headgate.CallCancelled) => error.partial?.text === "first");
   }

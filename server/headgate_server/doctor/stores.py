@@ -1,17 +1,21 @@
-"""Whether Redis and the database can be reached, and are what this version needs."""
+"""Whether Redis and the databases can be reached, and are what this version needs."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from headgate_server.config import Config
+from headgate_server.config.values import SQLITE
 from headgate_server.doctor.finding import Finding, State, skew
+
+if TYPE_CHECKING:
+    from headgate_server.sql.migrations import Migrations
 
 CONNECT_SECONDS = 5
 OLDEST_REDIS = 7
-SQLITE = "sqlite:///"
 
 
 async def redis(config: Config) -> Sequence[Finding]:
@@ -49,31 +53,42 @@ def _judged(version: str, taken: float, budget: float) -> Finding:
     return Finding("redis", "limits.store", State.OK, detail)
 
 
-async def key_store(config: Config) -> Sequence[Finding]:
-    """The database of keys, and whether its tables are migrated. Nothing is made or changed."""
-    store = config.auth.store
-    if store is None:
-        return []
+async def databases(config: Config) -> Sequence[Finding]:
+    """Those of keys and of the ledger, and whether their tables are migrated. Nothing is made or changed."""
+    found = []
+    if store := config.auth.store:
+        from headgate_server.identity.migrations import MIGRATIONS as KEYS
+
+        url = store.url.get_secret_value()
+        found.append(await _database("auth.store", url, KEYS, "keys" if not store.migrate else ""))
+    if ledger := config.ledger:
+        from headgate_server.ledger.migrations import MIGRATIONS as LEDGER
+
+        url = ledger.url.get_secret_value()
+        found.append(await _database("ledger", url, LEDGER, "ledger" if ledger.ships and not ledger.migrate else ""))
+    return found
+
+
+async def _database(subject: str, url: str, migrations: Migrations, operator_migrates: str) -> Finding:
+    """`operator_migrates` is the command group that does, where the start of a server does not."""
     from sqlalchemy.exc import SQLAlchemyError
 
-    from headgate_server.identity.identity import database
+    from headgate_server.sql.engine import engine
 
-    url = store.url.get_secret_value()
-    wanted = "run `headgate keys migrate`" if not store.migrate else ""
     if _is_missing_file(url):
-        return [_tables("there is no database yet", wanted)]
-    keys = database(store)
+        return _tables(subject, "there is no database yet", operator_migrates)
+    database = engine(url)
     try:
-        current = await keys.is_current()
+        async with database.connect() as connection:
+            current = await connection.run_sync(migrations.is_current)
     except (SQLAlchemyError, OSError) as error:
         detail = str(getattr(error, "orig", error)).strip().partition("\n")[0]
-        advice = "check auth.store.url, password and network: keys that are not known cannot be let in"
-        return [Finding("database", "auth.store", State.FAILED, detail, advice)]
+        return Finding("database", subject, State.FAILED, detail, f"check {subject}.url, password and network")
     finally:
-        await keys.close()
+        await database.dispose()
     if current:
-        return [Finding("database", "auth.store", State.OK, "answers, and its tables are current")]
-    return [_tables("its tables are not those of this version", wanted)]
+        return Finding("database", subject, State.OK, "answers, and its tables are current")
+    return _tables(subject, "its tables are not those of this version", operator_migrates)
 
 
 def _is_missing_file(url: str) -> bool:
@@ -81,8 +96,8 @@ def _is_missing_file(url: str) -> bool:
     return url.startswith(SQLITE) and not Path(url.removeprefix(SQLITE)).exists()
 
 
-def _tables(detail: str, advice: str) -> Finding:
+def _tables(subject: str, detail: str, operator_migrates: str) -> Finding:
     """What is missing is made at the start, unless an operator is to do it."""
-    if advice:
-        return Finding("database", "auth.store", State.FAILED, detail, advice)
-    return Finding("database", "auth.store", State.OK, f"{detail}; the start makes them")
+    if operator_migrates:
+        return Finding("database", subject, State.FAILED, detail, f"run `headgate {operator_migrates} migrate`")
+    return Finding("database", subject, State.OK, f"{detail}; the start makes them")

@@ -46,11 +46,6 @@ class SqlKeyDatabase:
         async with self._engine.begin() as connection:
             await connection.run_sync(MIGRATIONS.upgrade)
 
-    async def is_current(self) -> bool:
-        """The tables are what this version needs."""
-        async with self._engine.connect() as connection:
-            return await connection.run_sync(MIGRATIONS.is_current)
-
     async def close(self) -> None:
         """Closes every connection."""
         await self._engine.dispose()

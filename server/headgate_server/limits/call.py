@@ -40,7 +40,7 @@ WHOLE = Share()
 
 @dataclass(slots=True)
 class Try:
-    """A target's turn. As long as nothing is `sent`, it waits for a place, and may yet use all that is reserved."""
+    """A target's turn, of so many requests of which these were `sent`."""
 
     target: Target
     name: str
@@ -48,9 +48,11 @@ class Try:
     sent: Sequence[Attempt]
     over: bool = False
 
-    def waits(self, share: Share) -> bool:
-        """Whether it may still become a part of this share."""
-        return not (self.over or self.sent) and _is_of(share, self.target.provider, self.target.model, self.name)
+    def waiting(self, share: Share) -> int:
+        """How many requests of it are still to come in this share: they may wait for a place."""
+        if self.over or not _is_of(share, self.target.provider, self.target.model, self.name):
+            return 0
+        return max(self.requests - len(self.sent), 0)
 
 
 class Held(NamedTuple):
@@ -141,7 +143,7 @@ class CallLimits:
         if len(self._tries) > 1:
             await self._reserve(WHOLE, self._of_call, self._needed(WHOLE), RateLimited)
         shares = list(self._shares(one))
-        if self._is_refused(one.target) and self._has_budgets(scoped for _, scoped in shares):
+        if self._costs and self._is_refused(one.target, self._costs) and self._has_budgets(s for _, s in shares):
             name = f"{one.target.provider}/{one.target.model}"
             raise UnpricedTarget(f"the price of {name} is not known, and a budget applies")
         for share, scoped in shares:
@@ -161,21 +163,23 @@ class CallLimits:
         if other:
             yield Share(name=one.name), _others(self._rules.of_call(*other), self._of_call)
 
-    def _is_refused(self, target: Target) -> bool:
+    def _is_refused(self, target: Target, costs: Costs) -> bool:
         """Nobody knows what it costs, and the operator would pay."""
-        if self._costs is None or target.issuer.lower() in self._callers_own:
-            return False
-        return self._costs.refuses(target)
+        return costs.refuses(target) and target.issuer.lower() not in self._callers_own
 
     def _has_budgets(self, shares: Iterable[Sequence[Scoped]]) -> bool:
         return any(each.limit.budget for scoped in (self._of_call, *shares) for each in scoped)
 
     def _needed(self, share: Share) -> dict[str, int]:
-        """What is to be reserved so that all that was used has room, and those whose turn is yet to come."""
+        """What is to be reserved so that all that was used has room, and all that is still to come.
+
+        What a try uses that has sent nothing is the estimate; the same goes, among what is used, for one that has.
+        """
         used = self._used(share)
-        waiting = [one for one in self._tries if one.waits(share)]
-        most = {unit: amount + self._estimate[unit] * len(waiting) for unit, amount in used.items()}
-        most["requests"] = used["requests"] + sum(one.requests for one in waiting) if share.provider else 1
+        unsent = sum(not one.sent for one in self._tries if one.waiting(share))
+        most = {unit: amount + self._estimate[unit] * unsent for unit, amount in used.items()}
+        waiting = sum(one.waiting(share) for one in self._tries)
+        most["requests"] = used["requests"] + waiting if share.provider else 1
         most["concurrency"] = 1
         return {unit: amount - self._reserved(share, unit) for unit, amount in most.items()}
 
@@ -272,7 +276,9 @@ class CallLimits:
 
 
 def _is_of(share: Share, provider: str, model: str, name: str | None) -> bool:
-    return all(not part or part == own for part, own in zip(share, (provider, model, name), strict=True))
+    return share is WHOLE or (
+        share.provider in ("", provider) and share.model in ("", model) and share.name in ("", name)
+    )
 
 
 def _part(used: Mapping[str, int], held: Held, later: Sequence[Held]) -> Mapping[str, int]:

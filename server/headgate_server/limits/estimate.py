@@ -72,12 +72,14 @@ class Estimator:
     def cost(self, request: Request, amounts: Mapping[str, int], callers_own: Collection[str]) -> int:
         """The most nanos of US dollars that it can cost at the dearest target; `callers_own` are the issuers that
         charge the caller's own account."""
-        media = _is_more_than_text(request)
         most = 0
         for target in self._targets(request):
             if target.issuer.lower() not in callers_own:
                 prices = in_dollars(self.prices(target))
-                cost = prices.most(amounts["input_tokens"], amounts["output_tokens"], media=media) if prices else None
+                cost = None
+                if prices:
+                    media = prices.tells_media_apart and _is_more_than_text(request)
+                    cost = prices.most(amounts["input_tokens"], amounts["output_tokens"], media=media)
                 most = max(most, UNKNOWN_COST if cost is None else cost)
         return min(most, MOST_COUNTED)
 

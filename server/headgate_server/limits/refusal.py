@@ -33,7 +33,7 @@ def refused(
 ) -> GatewayError:
     """The refusal of this kind, or what stands for it, with every limit that has no room."""
     without_room = [
-        (ReachedLimit(take.limit.unit, scoped.subject, _in_words(take)), standing.wait)
+        (ReachedLimit(take.limit.unit, scoped.subject, _in_words(take, standing)), standing.wait)
         for scoped, take, standing in zip(asked, takes, standings, strict=True)
         if standing.wait
     ]
@@ -47,9 +47,10 @@ def refused(
     return refusal(str(reached[0]), reached_limits=reached, retry_after=retry_after)
 
 
-def _in_words(take: Take) -> str:
+def _in_words(take: Take, standing: Standing) -> str:
     if take.limit.budget:
-        return f"{_allowed(take.limit)}, and the call may cost {dollars(take.amount)} USD"
+        left = dollars(max(take.limit.amount - standing.used, 0))
+        return f"{_allowed(take.limit)}, {left} are left, and the call may cost {dollars(take.amount)}"
     return f"{_allowed(take.limit)}, and the call may take {take.amount}"
 
 

@@ -33,15 +33,15 @@ class Migrations:
         if not self.is_current(connection):
             command.upgrade(self._prepared(connection), "head")
 
+    def is_current(self, connection: Connection) -> bool:
+        """The tables are what this version needs, or those of a later one."""
+        steps = ScriptDirectory.from_config(self._config)
+        earlier = {None, *(step.revision for step in steps.walk_revisions())} - {steps.get_current_head()}
+        return self._version(connection) not in earlier
+
     def downgrade(self, connection: Connection, revision: str = "base") -> None:
         """Takes steps back, to a revision or to no tables at all, in the connection's transaction."""
         command.downgrade(self._prepared(connection), revision)
-
-    def is_current(self, connection: Connection) -> bool:
-        """The tables are what this version needs, or those of a later one."""
-        script = ScriptDirectory.from_config(self._config)
-        earlier = {None, *(step.revision for step in script.walk_revisions())} - {script.get_current_head()}
-        return self._version(connection) not in earlier
 
     def _version(self, connection: Connection) -> str | None:
         return MigrationContext.configure(
