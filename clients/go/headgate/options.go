@@ -190,6 +190,9 @@ func allLoopback(addresses []string) bool {
 		host := hostOf(address)
 		ip := net.ParseIP(host)
 		socket := strings.HasPrefix(address, "unix:") || strings.HasPrefix(address, "unix-abstract:")
+		if _, rest, found := strings.Cut(address, "://"); found && !strings.HasPrefix(address, "dns:///") {
+			host = rest // who answers for the name, such as a DNS server of the address, may send it anywhere
+		}
 		if !socket && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 			return false
 		}

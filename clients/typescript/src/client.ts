@@ -81,12 +81,17 @@ export class Client {
   readonly stub: Stub<typeof InferenceService>;
   readonly #connection: Connection;
   readonly #options: ClientOptions;
+  readonly #embedBatch: number;
+  readonly #embedConcurrency: number;
 
   /**
    * @param address `host:port`, or several of them, which take turns; by default the environment's HEADGATE_ADDRESS, or
    * else localhost:50051.
    */
   constructor(address?: string | readonly string[], options: ClientOptions = {}) {
+    const { embedBatch = EMBED_BATCH, embedConcurrency = EMBED_CONCURRENCY } = options;
+    if (!(embedBatch >= 1 && embedConcurrency >= 1)) throw new TypeError("a batch has at least one input and one call at once");
+    [this.#embedBatch, this.#embedConcurrency] = [embedBatch, embedConcurrency];
     this.#connection = connect(address, options);
     this.#options = options;
     this.stub = createClient(InferenceService, this.#connection.transport);
@@ -158,13 +163,13 @@ export class Client {
     const failing = new AbortController();
     const leaving = signal ? AbortSignal.any([signal, failing.signal]) : failing.signal;
     const how = { timeoutMs, requestId, headers, signal: leaving };
-    const batches = split(request, this.#options.embedBatch ?? EMBED_BATCH);
+    const batches = split(request, this.#embedBatch);
     const answers: { message: EmbedResponse; requestId: string }[] = [];
     const pending = batches.entries();
     const work = async () => {
       for (const [index, batch] of pending) answers[index] = await this.#unary(InferenceService.method.embed, batch, how);
     };
-    const workers = Math.min(batches.length, this.#options.embedConcurrency ?? EMBED_CONCURRENCY);
+    const workers = Math.min(batches.length, this.#embedConcurrency);
     try {
       await Promise.all(Array.from({ length: workers }, work));
     } catch (error) {

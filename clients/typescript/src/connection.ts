@@ -1,12 +1,14 @@
-import type { Interceptor, Transport } from "@connectrpc/connect";
+import { Code, ConnectError, type Interceptor, type Transport } from "@connectrpc/connect";
 import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
 import type { ClientHttp2Stream, SecureClientSessionOptions } from "node:http2";
-import { isIP } from "node:net";
-import { RetryingTransport } from "./retry.js";
+import { connect as connectTcp, isIP, type Socket } from "node:net";
+import { connect as connectTls } from "node:tls";
+import { CLOSED, RetryingTransport } from "./retry.js";
 import { VERSION } from "./version.js";
 
 const DEFAULT_ADDRESS = "localhost:50051";
 const MAX_MESSAGE_BYTES = 256 * 1024 * 1024;
+const CONNECT_MS = 20_000;
 const KEEPALIVE = { pingIntervalMs: 30_000, pingTimeoutMs: 10_000 };
 
 /** How a client reaches its server, and what holds for all its calls. */
@@ -63,7 +65,7 @@ export function connect(address: string | readonly string[] | undefined, options
   const transport = new RetryingTransport(transports);
   const close = () => {
     transport.close();
-    sessions.forEach((session) => session.abort());
+    sessions.forEach((session) => session.abort(CLOSED));
   };
   return { transport, close };
 }
@@ -102,7 +104,22 @@ function sessionOf(address: string, secure: boolean | SecureClientSessionOptions
     throw new TypeError(`${JSON.stringify(address)} is no address: host:port, or several of them`);
   }
   const tls = typeof secure === "object" ? secure : undefined;
-  return new Session(`${secure ? "https" : "http"}://${address}`, KEEPALIVE, tls);
+  const createConnection = (server: URL) => socketTo(server, tls);
+  return new Session(`${secure ? "https" : "http"}://${address}`, KEEPALIVE, { createConnection, ...tls });
+}
+
+/** Gives up where gRPC would: Node waits for minutes, and for TLS without end. */
+function socketTo({ protocol, hostname, port }: URL, tls?: SecureClientSessionOptions): Socket {
+  const host = hostname.replace(/^\[(.*)\]$/, "$1");
+  const servername = isIP(host) ? undefined : host;
+  const socket =
+    protocol === "https:"
+      ? connectTls({ servername, ...tls, host, port: Number(port || 443), ALPNProtocols: ["h2"] })
+      : connectTcp({ host, port: Number(port || 80) });
+  const late = () => socket.destroy(new ConnectError(`no connection after ${CONNECT_MS} ms`, Code.Unavailable));
+  const clock = setTimeout(late, CONNECT_MS);
+  for (const event of [protocol === "https:" ? "secureConnect" : "connect", "close"]) socket.once(event, () => clearTimeout(clock));
+  return socket;
 }
 
 function isLoopback(address: string): boolean {

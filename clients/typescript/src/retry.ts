@@ -6,6 +6,8 @@ import { SERVICE_CONFIG } from "./gen/service_config.js";
 
 const { retryPolicy } = SERVICE_CONFIG.methodConfig[0]!;
 const { maxTokens, tokenRatio } = SERVICE_CONFIG.retryThrottling;
+/** What calls of a closed client end with. */
+export const CLOSED = new ConnectError("the client was closed", Code.Canceled);
 const RECONNECT_MS = 1000;
 const MAX_RECONNECT_MS = 10_000;
 
@@ -81,7 +83,7 @@ export class RetryingTransport implements Transport {
   ): Promise<Response> {
     const deadline = timeoutMs ? performance.now() + timeoutMs : Infinity;
     for (let attempt = 1; ; attempt++) {
-      if (this.#closed) throw new ConnectError("the client was closed", Code.Canceled);
+      if (this.#closed) throw CLOSED;
       const backend = this.#pick();
       const left = timeoutMs && Math.max(1, Math.ceil(deadline - performance.now()));
       try {
@@ -90,7 +92,7 @@ export class RetryingTransport implements Transport {
         this.#tokens = Math.min(maxTokens, this.#tokens + tokenRatio);
         return response;
       } catch (thrown) {
-        const status = statusOf(thrown, this.#closed || signal?.aborted === true);
+        const status = statusOf(thrown, signal?.aborted === true);
         const delay = this.#delay(status, backend, attempt);
         if (delay === undefined || performance.now() + delay >= deadline) throw status;
         await sleep(delay, undefined, { signal });
@@ -130,7 +132,7 @@ export function statusOf(thrown: unknown, left: boolean): ConnectError {
   const status = ConnectError.from(thrown);
   // Node tells of a stream whose connection has broken as of one that was cancelled.
   const broken = status.code === Code.Canceled || isOfConnection(status.cause);
-  if (left || !broken || status.findDetails(ErrorInfoSchema).length) return status;
+  if (left || status === CLOSED || !broken || status.findDetails(ErrorInfoSchema).length) return status;
   return new ConnectError(status.rawMessage, Code.Unavailable, status.metadata, undefined, status.cause);
 }
 

@@ -113,8 +113,10 @@ test("a closed client calls nobody", { skip }, async () => {
   const hanging = closing.stream("hanging", "Hi");
   assert.equal((await hanging.text.next()).value, "first");
   closing.close();
-  assert.equal((await failing(hanging.final())).partial?.text, "first");
+  const left = await failing(hanging.final());
+  assert.deepEqual([left.name, left.partial?.text], ["CallCancelled", "first"]);
   assert.ok((await failing(closing.generate("hello", "Hi"))) instanceof headgate.CallCancelled);
+  assert.ok((await failing(closing.stream("hello", "Hi").final())) instanceof headgate.CallCancelled);
 });
 
 test("keys and tokens go as bearer, the token anew for each call", { skip }, async () => {
@@ -132,4 +134,6 @@ test("keys and tokens go as bearer, the token anew for each call", { skip }, asy
 test("contradictory or senseless settings are refused at once", () => {
   assert.throws(() => new headgate.Client("a:1", { apiKey: "k", token: () => "t" }), TypeError);
   assert.throws(() => new headgate.Client("https://example.com"), /no address/);
+  assert.throws(() => new headgate.Client("", { embedConcurrency: 0 }), /at least one/);
+  assert.throws(() => new headgate.Client("", { embedBatch: 0 }), /at least one/);
 });
