@@ -190,8 +190,8 @@ func allLoopback(addresses []string) bool {
 		host := hostOf(address)
 		ip := net.ParseIP(host)
 		socket := strings.HasPrefix(address, "unix:") || strings.HasPrefix(address, "unix-abstract:")
-		if _, rest, found := strings.Cut(address, "://"); found && !strings.HasPrefix(address, "dns:///") {
-			host = rest // who answers for the name, such as a DNS server of the address, may send it anywhere
+		if scheme, rest, found := strings.Cut(address, "://"); found && !(scheme == "dns" && strings.HasPrefix(rest, "/")) {
+			host = rest // whoever resolves the name, such as the DNS server in the address, may send it anywhere
 		}
 		if !socket && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 			return false

@@ -41,3 +41,26 @@ func TestAddressThatWasLongDownIsTriedAgainWithinSeconds(t *testing.T) {
 		}
 	})
 }
+
+func TestNameThatAnotherServerResolvesIsNotCalledInTheClear(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }()
+	_, port, _ := net.SplitHostPort(listener.Addr().String())
+	for address, first := range map[string]byte{"dns:///localhost:": 'P', "dns://192.0.2.1/localhost:": 0x16} { // of TLS
+		client := connect(t, address+port)
+		go func() { _, _ = client.Health(t.Context()) }()
+		accepted, err := listener.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent := make([]byte, 1)
+		if _, err := accepted.Read(sent); err != nil || sent[0] != first {
+			t.Errorf("%s begins with %q, %v", address, sent, err)
+		}
+		_ = accepted.Close()
+		_ = client.Close()
+	}
+}
