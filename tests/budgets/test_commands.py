@@ -15,7 +15,7 @@ from sqlalchemy import insert
 
 from headgate_server.cli import main
 from headgate_server.ledger.migrations import MIGRATIONS
-from headgate_server.ledger.partitions import make_months
+from headgate_server.ledger.partitions import make_month
 from headgate_server.ledger.tables import attempts
 from headgate_server.sql.engine import engine
 from tests.identity.databases import DATABASES
@@ -84,7 +84,8 @@ async def books(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     async with connections.begin() as connection:
         await connection.run_sync(MIGRATIONS.upgrade)
         if not is_file:
-            await make_months(connection, ["2026-03", "2026-04", f"{datetime.now(UTC):%Y-%m}"])
+            for month in ("2026-03", "2026-04", f"{datetime.now(UTC):%Y-%m}"):
+                await make_month(connection, attempts.name, month)
         await connection.execute(insert(attempts), BOOKS)
     await connections.dispose()
     return url
