@@ -19,7 +19,7 @@ from tests.tools import program, run
 pytestmark = pytest.mark.xdist_group("typescript")  # one at a time builds the TypeScript client
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all of it."""
     program("npm", "npm")
