@@ -15,7 +15,6 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 
-
 	"headgate.dev/go/headgate"
 	headgatev1 "headgate.dev/go/headgate/v1"
 )
