@@ -9,7 +9,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypedDict
 
 import grpc
 from headgate import __version__
@@ -109,8 +109,7 @@ class Connection:
         return Call(self.timeout if timeout is None else timeout, metadata, request_id)
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """How one call is sent: seconds, metadata, and the id that it bears."""
 
     timeout: float

@@ -35,7 +35,7 @@ _KINDS = {"image": pb.MEDIA_KIND_IMAGE, "audio": pb.MEDIA_KIND_AUDIO, "video": p
 
 def user(*content: str | pb.Part) -> pb.Message:
     """A turn of the user, of text and media."""
-    return pb.Message(role=pb.ROLE_USER, parts=map(part, content))
+    return _turn(pb.ROLE_USER, content)
 
 
 def system(text: str) -> pb.Message:
@@ -45,7 +45,7 @@ def system(text: str) -> pb.Message:
 
 def assistant(*content: str | pb.Part) -> pb.Message:
     """A turn of the model. Real answers go back as `answer.message`, with everything they hold."""
-    return pb.Message(role=pb.ROLE_ASSISTANT, parts=map(part, content))
+    return _turn(pb.ROLE_ASSISTANT, content)
 
 
 def part(content: str | pb.Part) -> pb.Part:
@@ -101,6 +101,16 @@ def decoded_base64(text: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except binascii.Error as error:
         raise ValueError(f"not base64: {error}") from error
+
+
+def _turn(role: pb.Role.ValueType, content: tuple[str | pb.Part, ...]) -> pb.Message:
+    message = pb.Message(role=role)
+    for each in content:
+        if isinstance(each, str):
+            message.parts.add(text=each)  # in place, where appending would copy
+        else:
+            message.parts.append(each)
+    return message
 
 
 def _media(source: Source, mime_type: str, kind: pb.MediaKind.ValueType | None) -> pb.Media:
