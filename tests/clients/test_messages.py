@@ -124,6 +124,7 @@ def test_media_come_from_paths_bytes_addresses_and_vendors(tmp_path: Path) -> No
     assert image(path) == image(str(path)) == media(pb.MEDIA_KIND_IMAGE, "image/png", data=PNG, filename="cat.png")
     assert image(PNG) == media(pb.MEDIA_KIND_IMAGE, "image/png", data=PNG)
     assert image("https://example.com/x", detail="high").media.uri == "https://example.com/x"
+    assert image("https://example.com/x.webp?size=2").media.mime_type == "image/webp"
     assert image("data:,hello", mime_type="image/svg+xml").media.data == b"hello"
     assert audio(b"RIFF\0\0\0\0WAVE").media.mime_type == "audio/wav"
     assert file(b"%PDF-1.7", title="Report", citations=True).media == pb.Media(

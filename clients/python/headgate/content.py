@@ -8,7 +8,7 @@ import mimetypes
 import re
 from pathlib import Path
 from typing import TypeAlias
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from headgate import v1 as pb
 
@@ -137,7 +137,7 @@ def _media(source: Source, mime_type: str, kind: pb.MediaKind.ValueType | None) 
 def _set_address(media: pb.Media, address: str) -> None:
     if address[:5].lower() != "data:":
         media.uri = address
-        media.mime_type = media.mime_type or mimetypes.guess_type(address)[0] or ""
+        media.mime_type = media.mime_type or mimetypes.guess_type(urlsplit(address).path)[0] or ""
         return
     found = _DATA_ADDRESS.fullmatch(address)
     if not found:
@@ -149,4 +149,4 @@ def _set_address(media: pb.Media, address: str) -> None:
 
 
 def _named(source: Source) -> str:
-    return f"{len(source)} bytes" if isinstance(source, bytes) else str(source)
+    return f"{len(source)} bytes" if isinstance(source, bytes) else str(source)[:100]
