@@ -91,6 +91,17 @@ def media_type(data: bytes) -> str:
     return next((name for signature, name in _SIGNATURES if signature.match(data)), "")
 
 
+def remote(address: str) -> str:
+    """An address as it is; what a remote caller sends must not name a local file.
+
+    Raises:
+        ValueError: it may be a path.
+    """
+    if not _ADDRESS.match(address):
+        raise ValueError(f"{address[:40]!r} is no address; headgate.image() reads paths")
+    return address
+
+
 def decoded_base64(text: str) -> bytes:
     """The bytes of base64 text.
 

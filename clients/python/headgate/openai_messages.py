@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from headgate import v1 as pb
-from headgate.content import decoded_base64, file, image
+from headgate.content import decoded_base64, file, image, remote
 
 ROLES = {
     "system": pb.ROLE_SYSTEM,
@@ -93,9 +93,9 @@ def _part_of_dict(item: Any) -> pb.Part | None:
         case {"refusal": str(text)}:
             return pb.Part(refusal=text)
         case {"image_url": {"url": str(address)}}:
-            return image(_address(address), detail=item["image_url"].get("detail") or "")
+            return image(remote(address), detail=item["image_url"].get("detail") or "")
         case {"image_url": str(address)}:
-            return image(_address(address))
+            return image(remote(address))
         case {"input_audio": {"data": str(data), "format": str(form)}}:
             media = pb.Media(kind=pb.MEDIA_KIND_AUDIO, mime_type=f"audio/{'mpeg' if form == 'mp3' else form}")
             media.data = decoded_base64(data)
@@ -132,13 +132,6 @@ def _tool_call(call: Any, place: str) -> pb.ToolCall:
             _refuse_others(custom, {"name", "input"}, f"{place}.custom")
             return pb.ToolCall(id=identifier, name=name, arguments=text, kind=pb.TOOL_CALL_KIND_FREE_TEXT)
     raise ValueError(f"{place}: must have an id and a function with name and arguments")
-
-
-def _address(address: str) -> str:
-    """An address of OpenAI's shape is never a path: what a remote caller sends must not name local files."""
-    if not address.lower().startswith(("data:", "http://", "https://")):
-        raise ValueError(f"{address[:40]!r} is no address; headgate.image() reads paths")
-    return address
 
 
 def _text(message: Mapping[str, Any], key: str, place: str) -> str:
