@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
+from weakref import WeakSet
 
 import grpc
 import grpc.aio
@@ -120,8 +121,10 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Ends the connection of this event loop and all calls in flight."""
-        if channel := self._channels.pop(asyncio.get_running_loop(), None):
-            await channel.channel.close()
+        if connected := self._channels.pop(asyncio.get_running_loop(), None):
+            for stream in [*connected.streams]:
+                stream.close()  # older releases of grpc.aio leave them open
+            await connected.channel.close()
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -133,13 +136,17 @@ class AsyncClient:
 
     @property
     def _stub(self) -> pb.InferenceServiceAsyncStub:
+        return self._connected.stub
+
+    @property
+    def _connected(self) -> _Channel:
         loop = asyncio.get_running_loop()
         if (connected := self._channels.get(loop)) is None:
             for other in [*self._channels]:
                 if other.is_closed():  # its channel holds it, and would never be freed
                     self._channels.pop(other, None)
             connected = self._channels[loop] = _Channel(_channel(self._connection))
-        return connected.stub
+        return connected
 
     async def _metadata(self, call: Call) -> Metadata:
         """What goes with a call, a fresh token included."""
@@ -268,17 +275,19 @@ class AsyncStream:
     async def _begun(self) -> AsyncIterator[pb.StreamGenerateResponse]:
         metadata = await self._client._metadata(self._call)
         self._reading.ended()  # it may have been left while its token was made
-        stub = self._client._stub
-        self._sent = stub.StreamGenerate(self._request, timeout=self._call.timeout, metadata=metadata)
+        connected = self._client._connected
+        connected.streams.add(self)
+        self._sent = connected.stub.StreamGenerate(self._request, timeout=self._call.timeout, metadata=metadata)
         return aiter(self._sent)
 
 
 class _Channel:
-    """A channel and its stub."""
+    """A channel, its stub, and the streams that somebody may be reading."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.channel = channel
         self.stub: pb.InferenceServiceAsyncStub = pb.InferenceServiceStub(channel)
+        self.streams: WeakSet[AsyncStream] = WeakSet()
 
 
 async def _answered(sent: Awaitable[T], call: Call) -> T:
