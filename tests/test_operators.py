@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from headgate import v1 as pb
 
@@ -211,3 +214,15 @@ async def test_the_welcome_says_what_is_served_and_a_call_to_paste() -> None:
     assert shown.code == 0, shown.stderr
     assert "generation_end" in messages(shown.stdout)[-1]
     assert finished.code == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_a_server_at_rest_holds_at_most_90_mb(tmp_path: Path) -> None:
+    """Once it watches its configuration file, too: what it takes to do so is loaded only then."""
+    config = tmp_path / "headgate.yaml"
+    config.write_text("providers: {demo: {adapter: mock}}\n")
+    async with headgate_serve("--config", str(config)) as headgate:
+        await asyncio.sleep(1)
+        status = Path(f"/proc/{headgate.process.pid}/status").read_text()
+    (kibibytes,) = re.findall(r"VmRSS:\s+(\d+)", status)
+    assert int(kibibytes) * 1024 <= 90e6
