@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import signal
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ from headgate import v1 as pb
 from tests.conftest import LogLines, Serve
 from tests.fold import check_invariants
 from tests.headgate_process import Headgate, ask, failing, until_failure
-from tests.tools import ROOT, grpcurl, headgate_serve, messages, run, tool
+from tests.tools import ROOT, grpcurl, headgate_serve, messages, resident_bytes, run, tool
 from tests.vendor import Exchange, Vendor, finish_chunk, sse, text_chunk
 
 SERVICE = "headgate.v1.InferenceService"
@@ -223,6 +222,4 @@ async def test_a_server_at_rest_holds_at_most_90_mb(tmp_path: Path) -> None:
     config.write_text("providers: {demo: {adapter: mock}}\n")
     async with headgate_serve("--config", str(config)) as headgate:
         await asyncio.sleep(1)
-        status = Path(f"/proc/{headgate.process.pid}/status").read_text()
-    (kibibytes,) = re.findall(r"VmRSS:\s+(\d+)", status)
-    assert int(kibibytes) * 1024 <= 90e6
+        assert resident_bytes(headgate.process.pid) <= 90e6
