@@ -216,10 +216,14 @@ async def test_the_welcome_says_what_is_served_and_a_call_to_paste() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-async def test_a_server_at_rest_holds_at_most_90_mb(tmp_path: Path) -> None:
-    """Once it watches its configuration file, too: what it takes to do so is loaded only then."""
+async def test_a_server_at_rest_holds_at_most_90_mb_and_says_nothing(tmp_path: Path) -> None:
+    """Once it watches its configuration file, too, and somebody writes another one beside it."""
     config = tmp_path / "headgate.yaml"
     config.write_text("providers: {demo: {adapter: mock}}\n")
     async with headgate_serve("--config", str(config)) as headgate:
         await asyncio.sleep(1)
+        (tmp_path / "another-file").touch()
+        await asyncio.sleep(0.5)
         assert resident_bytes(headgate.process.pid) <= 90e6
+        finished = await headgate.stop(signal.SIGINT)
+    assert [json.loads(line)["event"] for line in finished.stderr.splitlines()] == ["serving", "draining", "stopped"]
