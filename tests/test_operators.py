@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,22 @@ async def test_a_second_signal_cuts_the_drain_short(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in finished.stderr.splitlines()]
     assert [line["event"] for line in lines] == ["serving", "draining", "call", "stopped"]
     assert (lines[2]["code"], lines[2]["reason"]) == ("ABORTED", "STREAM_INTERRUPTED")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_signals_that_never_end_do_not_spoil_the_exit(tmp_path: Path, number: signal.Signals) -> None:
+    """Whoever goes on until the process is gone finds exit code 0 all the same."""
+    config = tmp_path / "headgate.yaml"
+    config.write_text("providers: {demo: {adapter: mock}}\n")
+    async with headgate_serve("--config", str(config)) as headgate:
+        ended = asyncio.create_task(headgate.ended())
+        while not ended.done():
+            with suppress(ProcessLookupError):
+                headgate.process.send_signal(number)
+            await asyncio.sleep(0.005)
+        finished = await ended
+    assert finished.code == 0, finished.stderr
+    assert json.loads(finished.stderr.splitlines()[-1])["event"] == "stopped"
 
 
 async def test_a_call_cut_off_before_content_may_be_sent_again(serve: Serve, logged: LogLines) -> None:
