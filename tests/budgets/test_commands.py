@@ -15,7 +15,7 @@ from sqlalchemy import insert
 
 from headgate_server.cli import main
 from headgate_server.ledger.migrations import MIGRATIONS
-from headgate_server.ledger.partitions import make_months
+from headgate_server.ledger.partitions import make_month
 from headgate_server.ledger.tables import attempts
 from headgate_server.sql.engine import engine
 from tests.identity.databases import DATABASES
@@ -89,8 +89,8 @@ async def write(url: str, rows: Sequence[dict[str, Any]], months: Sequence[str] 
     connections = engine(url)
     async with connections.begin() as connection:
         await connection.run_sync(MIGRATIONS.upgrade)
-        if months:
-            await make_months(connection, months)
+        for month in months:
+            await make_month(connection, attempts.name, month)
         await connection.execute(insert(attempts), rows)
     await connections.dispose()
 

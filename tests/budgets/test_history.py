@@ -138,10 +138,11 @@ async def test_what_a_call_in_flight_has_spent_is_not_restored_too(serve: Serve,
         await answers_text(exchange)
 
     file = tmp_path / "ledger.db"
-    ledger = {"url": f"sqlite:///{file}", "flush_interval": 0.001}
+    url = f"sqlite:///{file}"
+    ledger = {"url": url, "flush_interval": 0.001}
 
     async def restorable() -> int:
-        async with reading(ledger["url"]) as connection:
+        async with reading(url) as connection:
             return sum(nanos for _, nanos in await spending(connection, (), None, None))
 
     models = {"both": {"targets": [{"provider": name, "model": "m"} for name in ("v", "w")]}}
