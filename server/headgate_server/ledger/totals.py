@@ -70,7 +70,7 @@ async def spending(
 ) -> Sequence[tuple[Mapping[str, str], int]]:
     """Nanos of US dollars that the operator's own accounts were charged, by groups; for calls that have ended."""
     statement = _grouped(by, [func.sum(attempts.c.cost_nanos)]).where(
-        attempts.c.currency == "USD", ~attempts.c.caller_key, *_within(since, until)
+        attempts.c.currency == "USD", ~attempts.c.caller_key, attempts.c.outcome != OPEN, *_within(since, until)
     )
     if connection.dialect.name == "sqlite":  # PostgreSQL has no others
         in_flight = select(calls.c.id).where(calls.c.outcome == OPEN)
