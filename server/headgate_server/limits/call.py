@@ -198,9 +198,10 @@ class CallLimits:
         ]
         most_estimates = max(len(self._tries), 1)
         used = truth.of_attempts(attempts, self._estimate, most_estimates)
-        uncounted = sum(map(uncounted_tokens, self._sent(share)))
-        used["output_tokens"] += uncounted
-        used["total_tokens"] += uncounted
+        for attempt in self._sent(share):
+            if uncounted := uncounted_tokens(attempt):
+                used["output_tokens"] += uncounted
+                used["total_tokens"] += uncounted
         if self._costs:
             used["cost"] = self._cost(share, self._costs, most_estimates)
         if not share.provider:
