@@ -172,6 +172,16 @@ def test_connections_that_contradict_themselves_are_refused(options: Any, error:
     assert "line" not in str(caught.value)
 
 
+def test_a_server_that_was_long_down_is_tried_again_within_seconds() -> None:
+    """By default gRPC waits up to two minutes; `channel_options` may say otherwise."""
+
+    def backoff(**options: Any) -> Any:
+        return dict(Connection.to("a:1", options).channel_options)["grpc.max_reconnect_backoff_ms"]
+
+    assert backoff() == 10_000
+    assert backoff(channel_options={"grpc.max_reconnect_backoff_ms": 500}) == 500
+
+
 def test_secrets_do_not_print() -> None:
     """A connection in a log line shows no key."""
     assert "hg_secret" not in repr(Connection.to("", {"api_key": "hg_secret"}))

@@ -30,7 +30,7 @@ PATIENCE_SECONDS = 60.0
 SETTLING_SECONDS = 3.0
 """Between two restarts: the client has to find the new process."""
 RECONNECTS_SOON = ("grpc.max_reconnect_backoff_ms", 1000)
-"""By default a client waits up to two minutes before it tries an address again that was long down."""
+"""Our clients wait up to ten seconds before they try an address again that was long down, other ones two minutes."""
 DELAY_SECONDS = 1.0
 """server.drain_delay: clients that watch health leave at once, others need no time on loopback."""
 

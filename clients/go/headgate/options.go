@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	_ "google.golang.org/grpc/health" // the service config asks servers whether they are ready
@@ -154,6 +155,7 @@ func (s *settings) dial(address string) (string, []grpc.DialOption, error) {
 		grpc.WithTransportCredentials(transport),
 		grpc.WithDefaultServiceConfig(s.serviceConfig),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.WithConnectParams(reconnecting()),
 		grpc.WithUserAgent("headgate-go/" + Version),
 		grpc.WithDefaultCallOptions(
 			grpc.MaxCallRecvMsgSize(s.maxMessageSize), grpc.MaxCallSendMsgSize(s.maxMessageSize),
@@ -174,6 +176,13 @@ func (s *settings) dial(address string) (string, []grpc.DialOption, error) {
 		address = "headgate:///" + hostOf(addresses[0])
 	}
 	return address, append(options, s.dialing...), nil
+}
+
+// reconnecting tries an address again after 10 s at most: gRPC's own two minutes outlast most restarts.
+func reconnecting() grpc.ConnectParams {
+	params := grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: 20 * time.Second}
+	params.Backoff.MaxDelay = 10 * time.Second
+	return params
 }
 
 func allLoopback(addresses []string) bool {

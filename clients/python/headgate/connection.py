@@ -22,6 +22,7 @@ TIMEOUT = 600.0
 LONGEST = 365 * 86_400.0  # gRPC takes what it cannot count, such as infinity, for a deadline that has passed
 LOOK_SECONDS = 10.0  # for what a server answers by itself
 KEEPALIVE_SECONDS = 30
+MAX_RECONNECT_SECONDS = 10  # by default gRPC leaves an address that was long down alone for two minutes
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 RETRY_BYTES = 64 * 1024 * 1024  # gRPC's own 256 KiB would leave requests with images out of retries
 
@@ -144,6 +145,7 @@ CHANNEL_OPTIONS: Mapping[str, str | int] = {
     "grpc.keepalive_time_ms": KEEPALIVE_SECONDS * 1000,
     "grpc.keepalive_timeout_ms": 10_000,
     "grpc.http2.max_pings_without_data": 0,  # a model may think for minutes before its first word
+    "grpc.max_reconnect_backoff_ms": MAX_RECONNECT_SECONDS * 1000,
     "grpc.per_rpc_retry_buffer_size": RETRY_BYTES,
     "grpc.primary_user_agent": f"headgate-python/{__version__}",
     "grpc.max_receive_message_length": MAX_MESSAGE_BYTES,

@@ -7,7 +7,7 @@ import { SERVICE_CONFIG } from "./gen/service_config.js";
 const { retryPolicy } = SERVICE_CONFIG.methodConfig[0]!;
 const { maxTokens, tokenRatio } = SERVICE_CONFIG.retryThrottling;
 const RECONNECT_MS = 1000;
-const MAX_RECONNECT_MS = 30_000;
+const MAX_RECONNECT_MS = 10_000;
 
 /** An address, and how long it is passed over because nobody answered there. */
 class Backend {
