@@ -134,8 +134,8 @@ async def measure_async(address: str, rounds: int, calls: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.clients", description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--calls", type=int, default=200, help="in each round, of each kind")
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--calls", type=int, default=30, help="in each round: short ones find both in the same weather")
     arguments = parser.parse_args()
     print(f"{'CPU-µs per call':<16}{'stub':>10}{'client':>10}{'overhead':>10}")
     with scripted_server() as address:

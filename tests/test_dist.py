@@ -14,17 +14,16 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from release import version
 from release.dist import build
 from release.version import ROOT, current, stated
-from tests.tools import program, run
+from tests.tools import node_packages, program, run
 
 pytestmark = pytest.mark.xdist_group("typescript")  # one at a time builds the TypeScript client
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all of it."""
     program("npm", "npm")
-    if not (ROOT / "clients" / "typescript" / "node_modules" / ".ready").exists():
-        pytest.skip("the TypeScript client's packages are missing: run `make node`")
+    node_packages()
     target = tmp_path_factory.mktemp("dist")
     build(target)
     return target

@@ -13,6 +13,7 @@ from headgate import v1 as pb
 from headgate_server.config import Config
 from tests.conftest import Serve
 from tests.headgate_process import ask, failing
+from tests.test_anthropic_front_door import at as anthropic_at
 from tests.vendor import Exchange, Vendor, answers_text, at, completion, sse, text_chunk, usage_chunk
 
 Rule = dict[str, Any]
@@ -201,6 +202,33 @@ async def test_a_cancelled_call_counts_as_its_estimate_and_leaves_its_place(serv
         vendor.behave = answers_text
         after = await trailer(headgate.stub.Generate(request))
     assert int(after["x-ratelimit-remaining-tokens"]) == 1000 - estimate(request) - 8
+
+
+async def test_what_came_after_a_vendor_s_last_word_on_usage_counts(serve: Serve) -> None:
+    """Anthropic counts the input at once, and of the output a token: who leaves before the end has used more."""
+
+    async def counts_input(exchange: Exchange) -> None:
+        start = {"type": "message_start", "message": {"usage": {"input_tokens": 40, "output_tokens": 1}}}
+        block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+        delta = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "x" * 400}}
+        await exchange.begin()
+        for event in (start, block, delta):
+            await exchange.chunk(sse(event, str(event["type"])))
+        await exchange.caller_closed.wait()
+
+    rule = {"unit": "total_tokens", "limit": 1000, "window": MINUTE}
+    request = small("anthropic/m", most=300)
+    async with Vendor(counts_input) as one, Vendor(answers_text) as other:
+        providers = {"anthropic": anthropic_at(one), "v": at(other)}
+        async with serve(providers=providers, limits=limits(rule)) as headgate:
+            call = headgate.stub.StreamGenerate(request)
+            async for event in call:
+                if event.text_delta:
+                    break
+            call.cancel()
+            assert await headgate.idle()
+            after = await trailer(headgate.stub.Generate(small()))
+    assert int(after["x-ratelimit-remaining-tokens"]) == 1000 - (40 + 1 + 100) - 8
 
 
 async def test_what_exceeds_the_estimate_is_carried_as_debt(serve: Serve) -> None:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from headgate import v1 as pb
 
 from tests.conftest import LogLines, Serve
 from tests.fold import check_invariants
 from tests.headgate_process import Headgate, ask, failing, until_failure
-from tests.tools import ROOT, grpcurl, headgate_serve, messages, run, tool
+from tests.tools import ROOT, grpcurl, headgate_serve, messages, resident_bytes, run, tool
 from tests.vendor import Exchange, Vendor, finish_chunk, sse, text_chunk
 
 SERVICE = "headgate.v1.InferenceService"
@@ -149,6 +152,22 @@ async def test_a_second_signal_cuts_the_drain_short(tmp_path: Path) -> None:
     assert (lines[2]["code"], lines[2]["reason"]) == ("ABORTED", "STREAM_INTERRUPTED")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_signals_that_never_end_do_not_spoil_the_exit(tmp_path: Path, number: signal.Signals) -> None:
+    """Whoever goes on until the process is gone finds exit code 0 all the same."""
+    config = tmp_path / "headgate.yaml"
+    config.write_text("providers: {demo: {adapter: mock}}\n")
+    async with headgate_serve("--config", str(config)) as headgate:
+        ended = asyncio.create_task(headgate.ended())
+        while not ended.done():
+            with suppress(ProcessLookupError):
+                headgate.process.send_signal(number)
+            await asyncio.sleep(0.005)
+        finished = await ended
+    assert finished.code == 0, finished.stderr
+    assert json.loads(finished.stderr.splitlines()[-1])["event"] == "stopped"
+
+
 async def test_a_call_cut_off_before_content_may_be_sent_again(serve: Serve, logged: LogLines) -> None:
     """At the end of the grace a call that delivered nothing gets GATEWAY_DRAINING with RetryInfo."""
 
@@ -211,3 +230,17 @@ async def test_the_welcome_says_what_is_served_and_a_call_to_paste() -> None:
     assert shown.code == 0, shown.stderr
     assert "generation_end" in messages(shown.stdout)[-1]
     assert finished.code == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_a_server_at_rest_holds_at_most_90_mb_and_says_nothing(tmp_path: Path) -> None:
+    """Once it watches its configuration file, too, and somebody writes another one beside it."""
+    config = tmp_path / "headgate.yaml"
+    config.write_text("providers: {demo: {adapter: mock}}\n")
+    async with headgate_serve("--config", str(config)) as headgate:
+        await asyncio.sleep(1)
+        (tmp_path / "another-file").touch()
+        await asyncio.sleep(0.5)
+        assert resident_bytes(headgate.process.pid) <= 90e6
+        finished = await headgate.stop(signal.SIGINT)
+    assert [json.loads(line)["event"] for line in finished.stderr.splitlines()] == ["serving", "draining", "stopped"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, cast
 
 import grpc
@@ -18,6 +18,7 @@ from headgate_server.call import Call, CallRegistry
 from headgate_server.config import Config, Server
 from headgate_server.errors import GatewayError, InvalidRequest, Violation
 from headgate_server.interceptors.access_log import log_call
+from headgate_server.interceptors.base import End
 from headgate_server.interceptors.chain import Chain
 from headgate_server.interceptors.status import to_status
 from headgate_server.runtime import Runtime
@@ -77,11 +78,11 @@ class Misbehaving:
 class Chained:
     """A server that holds only the chain and a misbehaving servicer."""
 
-    def __init__(self) -> None:
+    def __init__(self, end: Sequence[End] = (log_call,)) -> None:
         self.calls = CallRegistry()
         self.servicer = Misbehaving()
         runtime = Runtime(Config(server=Server(max_reply_bytes=ByteSize(2**20))))
-        chain = Chain(SERVICE, self.calls, lambda: runtime, end=[log_call])
+        chain = Chain(SERVICE, self.calls, lambda: runtime, end=end)
         self.server = grpc.aio.server(interceptors=[chain], options=[("grpc.so_reuseport", 0)])
         pb.add_InferenceServiceServicer_to_server(cast(pb.InferenceServiceServicer, self.servicer), self.server)
         self.port = self.server.add_insecure_port("127.0.0.1:0")
@@ -118,6 +119,23 @@ async def test_an_exception_text_never_reaches_the_caller(logged: LogLines) -> N
         assert failed.message == "internal error"
         assert "sk-123" not in str(failed.trailer)
     assert len(logged.errors) == 2
+
+
+async def test_a_bug_at_the_end_of_a_call_spoils_neither_answer_nor_account(logged: LogLines) -> None:
+    """The caller has the complete answer, what comes after still hears of the call, and the log tells the bug."""
+
+    def stumbles(call: Call, error: GatewayError | None) -> None:
+        raise RuntimeError("a bug")
+
+    async with Chained(end=[stumbles, log_call]) as chained:
+        answer = await chained.stub.Generate(ask("well"), timeout=5)
+        failed = await failing(chained.stub.Generate(ask("long-error"), timeout=5))
+    assert answer.id
+    assert failed.reason == "INVALID_REQUEST"
+    assert [line["code"] for line in logged.calls] == ["OK", "INVALID_ARGUMENT"]
+    told = [line for line in logged.errors if line["event"] == "call_not_told"]
+    assert [line["request_id"] for line in told] == [line["request_id"] for line in logged.calls]
+    assert all(line["exc_info"] for line in told)
 
 
 async def test_an_oversized_error_still_arrives_whole_and_within_its_budget() -> None:

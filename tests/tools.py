@@ -34,15 +34,22 @@ class Finished:
 def tool(name: str) -> str:
     """The path of a tool; skips where it is missing, fails where CI=true."""
     path = TOOLS / name
-    return str(path) if path.exists() else _missing(f"{name} is missing: run `make tools`, which needs Go")
+    return str(path) if path.exists() else missing(f"{name} is missing: run `make tools`, which needs Go")
 
 
 def program(name: str, package: str) -> str:
     """The path of a program of one of Debian's packages; skips where it is missing, fails where CI=true."""
-    return shutil.which(name) or _missing(f"{name} is missing: install Debian's package {package}")
+    return shutil.which(name) or missing(f"{name} is missing: install Debian's package {package}")
 
 
-def _missing(reason: str) -> NoReturn:
+def node_packages() -> None:
+    """Skips where the TypeScript client's packages are missing, fails where CI=true."""
+    if not (ROOT / "clients" / "typescript" / "node_modules" / ".ready").exists():
+        missing("the TypeScript client's packages are missing: run `make node`")
+
+
+def missing(reason: str) -> NoReturn:
+    """Skips for lack of something that tests need; fails where CI=true, which has everything."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
@@ -183,3 +190,8 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory that a process holds, on Linux."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 SERVICE = "headgate.v1.InferenceService"
 READINESS = ("", SERVICE, "readiness")
 LIVENESS = "liveness"
+STOPPING = (signal.SIGTERM, signal.SIGINT)
 CLEANUP_SECONDS = 5.0
 RELOAD_PATIENCE_SECONDS = 2.0
 """So long a reload waits for new tokens and signing keys: what else it changes must not wait long."""
@@ -299,7 +300,7 @@ async def _serve(config: Config, path: Path | None, environment: Mapping[str, st
         else:
             stop.set_result(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOPPING:
         loop.add_signal_handler(number, on_signal, number)
     port = await application.start()
     host = config.server.listen.rpartition(":")[0]
@@ -328,6 +329,9 @@ async def _serve(config: Config, path: Path | None, environment: Mapping[str, st
     await application.stop(delay=delay, grace=server.drain_grace, hurry=hurry)
     logs.report_held_back()
     log.info("stopped")
+    for number in STOPPING:  # all is done: one more must not make a failure of the exit
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _begin_reloading(

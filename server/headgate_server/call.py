@@ -117,8 +117,8 @@ class Call:
 
     @property
     def counts_content(self) -> bool:
-        """Somebody has to know how much came that no vendor counts: the ledger, or a budget."""
-        return self.entry is not None or (self.limits is not None and self.limits.counts_money)
+        """Somebody has to know how much came that no vendor counts: the ledger, or limits."""
+        return self.entry is not None or self.limits is not None
 
     def end(self, exception: BaseException | None) -> GatewayError | None:
         """The call is over; how it ended, as `conclude` says."""

@@ -35,6 +35,7 @@ CHATTY = (
     "psycopg",
     "opentelemetry",
     "urllib3",
+    "watchfiles",
 )
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "exception": 40, "critical": 50}
 KIND = ("component", "event", "provider", "reason")

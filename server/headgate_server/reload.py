@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import structlog
-from watchfiles import awatch
+from watchfiles import watch
 
 from headgate_server.config import Config, ConfigError, load
 
@@ -23,6 +24,30 @@ Apply = Callable[[Config], Awaitable[None]]
 Fingerprint: TypeAlias = dict[Path, tuple[int, int, int] | None]
 
 
+async def tell_of_changes(folders: Iterable[Path], look_seconds: float) -> AsyncIterator[None]:
+    """Tells when something has changed in one of them, and after that time when nothing has.
+
+    Raises:
+        OSError: a folder cannot be watched.
+    """
+    # Not by watchfiles' own awatch: anyio, which it loads for one wait in a thread, takes 5 MB.
+    left = threading.Event()
+    changes = watch(
+        *folders,
+        watch_filter=None,
+        recursive=False,
+        debounce=SETTLE_MILLISECONDS,
+        rust_timeout=int(look_seconds * 1000),
+        yield_on_timeout=True,
+        stop_event=left,
+    )
+    try:
+        while await asyncio.to_thread(next, changes, None) is not None:
+            yield
+    finally:
+        left.set()
+
+
 class Reloader:
     """Loads the file anew when it is told to, one load at a time, and hands a good configuration to `apply`.
 
@@ -35,7 +60,7 @@ class Reloader:
         environment: Mapping[str, str],
         apply: Apply,
         refused: Callable[[], None] = lambda: None,
-        watch: Callable[..., AsyncIterator[Any]] = awatch,
+        watch: Callable[[Iterable[Path], float], AsyncIterator[None]] = tell_of_changes,
         look_seconds: float = LOOK_SECONDS,
     ) -> None:
         self._path = path.absolute()
@@ -85,15 +110,7 @@ class Reloader:
         """
         folders = {file.parent for file in files if file.parent.is_dir()}
         try:
-            changes = self._watched(
-                *folders,
-                watch_filter=None,
-                recursive=False,
-                debounce=SETTLE_MILLISECONDS,
-                rust_timeout=int(self._look_seconds * 1000),
-                yield_on_timeout=True,
-            )
-            async for _ in changes:
+            async for _ in self._watched(folders, self._look_seconds):
                 if fingerprint(files) != seen:
                     self.request()
         except OSError as error:  # such as when no more folders can be watched on this machine

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from sqlalchemy import insert
 
 from headgate_server.cli import main
 from headgate_server.ledger.migrations import MIGRATIONS
-from headgate_server.ledger.partitions import make_months
+from headgate_server.ledger.partitions import make_month
 from headgate_server.ledger.tables import attempts
 from headgate_server.sql.engine import engine
 from tests.identity.databases import DATABASES
@@ -80,14 +80,19 @@ async def books(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     is_file = request.param == "sqlite"
     folder = tmp_path_factory.mktemp("ledger")
     url: str = f"sqlite:///{folder}/ledger.db" if is_file else request.getfixturevalue("postgresql_url")
+    await write(url, BOOKS, [] if is_file else ["2026-03", "2026-04", f"{datetime.now(UTC):%Y-%m}"])
+    return url
+
+
+async def write(url: str, rows: Sequence[dict[str, Any]], months: Sequence[str] = ()) -> None:
+    """Makes a ledger of these rows; PostgreSQL needs their months."""
     connections = engine(url)
     async with connections.begin() as connection:
         await connection.run_sync(MIGRATIONS.upgrade)
-        if not is_file:
-            await make_months(connection, ["2026-03", "2026-04", f"{datetime.now(UTC):%Y-%m}"])
-        await connection.execute(insert(attempts), BOOKS)
+        for month in months:
+            await make_month(connection, attempts.name, month)
+        await connection.execute(insert(attempts), rows)
     await connections.dispose()
-    return url
 
 
 Headgate = Callable[..., Awaitable[Finished]]
@@ -174,6 +179,16 @@ async def test_usage_is_csv_for_programs(usage: Usage) -> None:
         "2026-03-30,,1,1,0,0,1000,100,0,0,0,0.00,1.00",
         '2026-04-01,"a ""quoted"", word",2,2,0,0,15,25,0,0,0,0.04,0.25',
     ]
+
+
+async def test_what_callers_chose_is_no_formula_in_a_spreadsheet(headgate: Headgate, tmp_path: Path) -> None:
+    """Tenants, models and labels that begin like one are text there."""
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    models = ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "plain=1")
+    await write(url, [attempt(NOW, "acme", model, "red", (1, 1, 0), 1) for model in models])
+    finished = await headgate("usage", "--url", url, "--by", "model", "--csv")
+    begins = {line.partition(",")[0] for line in finished.stdout.splitlines()[1:]}
+    assert begins == {"'=1+1", "'+1", "'-1", "'@SUM(A1)", "'\t=1", "plain=1"}
 
 
 async def test_usage_chooses_by_label_and_time(usage: Usage) -> None:

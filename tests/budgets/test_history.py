@@ -23,6 +23,7 @@ from tests.conftest import LogLines, Serve
 from tests.headgate_process import Headgate, eventually, failing
 from tests.identity.callers import PEPPER, bearer, static_key
 from tests.identity.databases import Line
+from tests.ledger.reconciliation import rows_of
 from tests.vendor import (
     Exchange,
     Vendor,
@@ -126,6 +127,37 @@ async def test_without_its_ledger_a_server_starts_and_learns_later(
             assert await eventually(lambda: "budgets_restored" in events()[len(known) :], seconds=10)
             assert not after.application.runtime.limits.is_history_unread
             assert (await failing(after.stub.Generate(request))).reason == "BUDGET_EXCEEDED"
+
+
+async def test_what_a_call_in_flight_has_spent_is_not_restored_too(serve: Serve, tmp_path: Path) -> None:
+    """An attempt that is over is on disk before the call's budgets are settled: they would count it twice."""
+    proceed = asyncio.Event()
+
+    async def waits(exchange: Exchange) -> None:
+        await proceed.wait()
+        await answers_text(exchange)
+
+    file = tmp_path / "ledger.db"
+    url = f"sqlite:///{file}"
+    ledger = {"url": url, "flush_interval": 0.001}
+
+    async def restorable() -> int:
+        async with reading(url) as connection:
+            return sum(nanos for _, nanos in await spending(connection, (), None, None))
+
+    models = {"both": {"targets": [{"provider": name, "model": "m"} for name in ("v", "w")]}}
+    async with Vendor(writes_nonsense) as one, Vendor(waits) as other:
+        providers = {"v": priced(one), "w": priced(other)}
+        async with serve(providers=providers, models=models, limits=budget(NANOS), ledger=ledger) as headgate:
+            call = asyncio.ensure_future(headgate.stub.Generate(small("both")))
+            await eventually(
+                lambda: {row["outcome"] for row in rows_of(file, "headgate_attempts")} == {"FAILED", "OPEN"}
+            )
+            assert await restorable() == 0
+            proceed.set()
+            await call
+            await eventually(lambda: [row["outcome"] for row in rows_of(file, "headgate_calls")] == ["OK"])
+            assert await restorable() > USUAL
 
 
 async def test_budgets_without_a_ledger_are_warned_of(serve: Serve, logged: LogLines) -> None:

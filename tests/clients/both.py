@@ -27,6 +27,9 @@ class ThreadedStream:
     async def final(self) -> Any:
         return await asyncio.to_thread(self._stream.final)
 
+    def close(self) -> None:
+        self._stream.close()
+
     async def __aenter__(self) -> ThreadedStream:
         self._stream.__enter__()
         return self

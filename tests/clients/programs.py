@@ -9,9 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
-import pytest
-
-from tests.tools import ROOT, program, run
+from tests.tools import ROOT, node_packages, program, run
 
 TYPESCRIPT = ROOT / "clients" / "typescript"
 GO = ROOT / "clients" / "go"
@@ -73,8 +71,7 @@ async def run_python(tasks: Snippets, connect: str, directory: Path, env: Mappin
 async def run_typescript(tasks: Snippets, connect: str, directory: Path, env: Mapping[str, str]) -> str:
     """What the tasks print, each a block of a module that `tsc --strict` has compiled."""
     npm, node = program("npm", "npm"), program("node", "nodejs")
-    if not (TYPESCRIPT / "node_modules" / ".ready").exists():
-        pytest.skip("the TypeScript client's packages are missing: run `make node`")
+    node_packages()
     if _is_stale(TYPESCRIPT / "dist" / "index.js", TYPESCRIPT / "src"):
         await _output(npm, "run", "--silent", "build", cwd=TYPESCRIPT, env={})
     parts = [connect, *[f'console.log("\\n== {title}");\n{{\n{code}}}\n' for title, code in tasks.items()]]

@@ -7,6 +7,7 @@ import gc
 from contextlib import aclosing, closing
 from typing import Any
 
+import grpc
 import pytest
 from headgate import AsyncClient, Client, StreamInterrupted, v1 as pb
 from headgate.errors import CallCancelled, DeadlineExceeded
@@ -105,6 +106,56 @@ async def test_closing_an_iterator_ends_the_call_at_once(server: ScriptedServer)
         with closing(sync.stream("slow", "Hi").text) as pieces:
             assert await asyncio.to_thread(next, pieces) == "a"
         assert await ended(server) == "CANCELLED"
+
+
+async def test_a_stream_closed_from_elsewhere_is_left(client: Any, server: ScriptedServer) -> None:
+    """Who reads it is told by CallCancelled, with what had come, and its own task is not cancelled."""
+    server.script("slow", Reply(text=["a", "b"], hang=True))
+    stream = client.stream("slow", "Hi")
+    texts = stream.text
+    assert [await anext(texts), await anext(texts)] == ["a", "b"]
+    reading = asyncio.ensure_future(anext(texts))
+    await asyncio.sleep(0.05)
+    stream.close()
+    with pytest.raises(CallCancelled) as caught:
+        await reading
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "ab"
+    assert await ended(server) == "CANCELLED"
+
+
+async def test_closing_a_client_fails_what_is_in_flight(server: ScriptedServer) -> None:
+    """AsyncClient's calls and streams say CallCancelled; the tasks that wait for them are not cancelled."""
+    server.script("slow", Reply(text="a", hang=True))
+    client = AsyncClient(server.address)
+    calls = [client.generate("slow", "Hi"), client.stream("slow", "Hi").final(), client.embed("slow", ["Hi"] * 1025)]
+    tasks = [asyncio.create_task(call) for call in calls]
+    await _arrival(server, 4)
+    await client.close()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [CallCancelled] * 3
+
+
+async def test_a_stream_left_before_its_token_is_not_sent(server: ScriptedServer) -> None:
+    """Closing it while a token is fetched costs no call."""
+    server.script("fast", Reply(text="a"))
+    asked = asyncio.Event()
+    given = asyncio.Event()
+
+    async def token() -> str:
+        asked.set()
+        await given.wait()
+        return "t"
+
+    async with AsyncClient(server.address, token=token) as client:
+        stream = client.stream("fast", "Hi")
+        reading = asyncio.create_task(stream.final())
+        await asked.wait()
+        stream.close()
+        given.set()
+        with pytest.raises(CallCancelled):
+            await reading
+    assert server.calls == []
 
 
 async def test_a_cancelled_task_ends_its_call(server: ScriptedServer) -> None:
@@ -259,3 +310,21 @@ def test_a_client_made_before_the_loop_serves_several(server: ScriptedServer) ->
         return fold([event async for event in events]).candidates[0].message.parts[0].text, other
 
     assert asyncio.run(both()) == ("a", "a")
+
+
+def test_a_loop_that_is_closed_leaves_no_connection(server: ScriptedServer) -> None:
+    """A global AsyncClient under one asyncio.run after the other keeps but the last one's channel."""
+    server.script("fast", Reply(text="a"))
+    client = AsyncClient(server.address, channel_options={"grpc.use_local_subchannel_pool": 1})
+
+    def channels() -> int:
+        gc.collect()
+        return sum(isinstance(each, grpc.aio.Channel) for each in gc.get_objects())
+
+    async def once() -> None:
+        await client.generate("fast", "Hi")
+
+    before = channels()
+    for _ in range(3):
+        asyncio.run(once())
+    assert channels() == before + 1

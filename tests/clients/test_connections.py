@@ -33,6 +33,47 @@ async def test_calls_carry_key_ids_and_metadata(kind: str, server: ScriptedServe
     assert sent["x-provider-key-openai"] == "sk"
 
 
+async def test_metadata_of_a_call_goes_before_the_clients(kind: str, server: ScriptedServer) -> None:
+    """Each name is sent once, and an id among them is the call's."""
+    server.script("fast", FAST)
+    own = {"authorization": "Bearer other", "x-team": "ads", "X-Request-Id": "mine"}
+    async with connected(kind, server.address, api_key="hg_1", metadata={"x-team": "search"}) as client:
+        answer = await client.generate("fast", "Hi", metadata=own)
+    sent = server.calls[-1].metadata
+    assert [sent["authorization"], sent["x-team"], sent["x-request-id"]] == ["Bearer other", "ads", "mine"]
+    assert answer.request_id == "mine"
+    call = Connection.to("", {"api_key": "hg_1", "metadata": {"x-team": "search"}}).call({"metadata": own})
+    assert sorted(name for name, _ in call.metadata) == ["authorization", "x-request-id", "x-team"]
+
+
+@pytest.mark.parametrize(
+    ("client_options", "options"),
+    [
+        ({}, {"request_id": "two\nlines"}),
+        ({}, {"metadata": {"X Y": "a"}}),
+        ({}, {"metadata": {"x-trace-bin": "a"}}),
+        ({"token": lambda: "two\nlines"}, {}),
+    ],
+)
+async def test_what_is_no_text_for_a_header_is_refused(
+    kind: str, server: ScriptedServer, client_options: Any, options: Any
+) -> None:
+    """By ValueError, for calls and streams; gRPC would call it a bug of the server's."""
+    async with connected(kind, server.address, **client_options) as client:
+        with pytest.raises(ValueError, match="metadata") as caught:
+            await client.generate("fast", "Hi", **options)
+        with pytest.raises(ValueError, match="metadata"):
+            await client.stream("fast", "Hi", **options).final()
+    assert "lines" not in str(caught.value)
+
+
+async def test_a_deadline_may_be_infinite(client: Any, server: ScriptedServer) -> None:
+    """It is as good as none, and not one that has passed."""
+    server.script("fast", FAST)
+    assert (await client.generate("fast", "Hi", timeout=float("inf"))).text == "a"
+    assert (await client.stream("fast", "Hi", timeout=1e12).final()).text == "a"
+
+
 async def test_each_call_has_an_id_of_its_own(client: Any, server: ScriptedServer) -> None:
     """And its answer, or stream, says which."""
     server.script("fast", FAST)
@@ -134,11 +175,11 @@ def test_connections_that_contradict_themselves_are_refused(options: Any, error:
 def test_a_server_that_was_long_down_is_tried_again_within_seconds() -> None:
     """By default gRPC waits up to two minutes; `channel_options` may say otherwise."""
 
-    def backoff(**options: Any) -> Any:
+    def backoff(options: Any) -> Any:
         return dict(Connection.to("a:1", options).channel_options)["grpc.max_reconnect_backoff_ms"]
 
-    assert backoff() == 10_000
-    assert backoff(channel_options={"grpc.max_reconnect_backoff_ms": 500}) == 500
+    assert backoff({}) == 10_000
+    assert backoff({"channel_options": {"grpc.max_reconnect_backoff_ms": 500}}) == 500
 
 
 def test_secrets_do_not_print() -> None:

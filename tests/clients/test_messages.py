@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,14 @@ def test_a_conversation_of_openais_shape_is_read_in_full() -> None:
     ]
 
 
+IMAGE = {"type": "image_url", "image_url": {"url": "https://example.com/cat.png"}}
+CALL = {"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+
+
+def sound(data: str, **others: Any) -> dict[str, Any]:
+    return {"type": "input_audio", "input_audio": {"data": data, "format": "wav", **others}}
+
+
 @pytest.mark.parametrize(
     ("message", "place"),
     [
@@ -100,6 +109,11 @@ def test_a_conversation_of_openais_shape_is_read_in_full() -> None:
         ({"role": "user", "content": [{"type": "hologram"}]}, "messages[0].content[0]"),
         ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "/etc/passwd"}}]}, "no address"),
         ({"role": "user", "content": [{"type": "text", "text": "x", "cache": 1}]}, "messages[0].content[0].cache"),
+        ({"role": "user", "content": [{**IMAGE, "cache_control": {}}]}, "messages[0].content[0].cache_control"),
+        ({"role": "user", "content": ["x", {"type": "file", "file": {"id": "f"}}]}, "messages[0].content[1].file.id"),
+        ({"role": "user", "content": [sound("*")]}, "messages[0].content[0]: not base64"),
+        ({"role": "user", "content": [sound("", rate=8)]}, "messages[0].content[0].input_audio.rate"),
+        ({"role": "assistant", "tool_calls": [{**CALL, "extra": {}}]}, "messages[0].tool_calls[0].extra"),
         ({"role": "tool", "content": "x"}, "messages[0].tool_call_id"),
         ({"role": "assistant", "tool_calls": [{"id": "1"}]}, "messages[0].tool_calls[0]"),
         ({"role": "assistant", "audio": {"id": "a"}}, "messages[0].audio"),
@@ -107,7 +121,7 @@ def test_a_conversation_of_openais_shape_is_read_in_full() -> None:
 )
 def test_what_cannot_be_read_is_refused_by_name(message: dict[str, Any], place: str) -> None:
     """Nothing of a dict is dropped in silence, and no text of it opens a file."""
-    with pytest.raises(ValueError, match=place.replace("[", r"\[").replace("]", r"\]")):
+    with pytest.raises(ValueError, match=re.escape(place)):
         read_messages([message])
 
 
@@ -124,6 +138,7 @@ def test_media_come_from_paths_bytes_addresses_and_vendors(tmp_path: Path) -> No
     assert image(path) == image(str(path)) == media(pb.MEDIA_KIND_IMAGE, "image/png", data=PNG, filename="cat.png")
     assert image(PNG) == media(pb.MEDIA_KIND_IMAGE, "image/png", data=PNG)
     assert image("https://example.com/x", detail="high").media.uri == "https://example.com/x"
+    assert image("https://example.com/x.webp?size=2").media.mime_type == "image/webp"
     assert image("data:,hello", mime_type="image/svg+xml").media.data == b"hello"
     assert audio(b"RIFF\0\0\0\0WAVE").media.mime_type == "audio/wav"
     assert file(b"%PDF-1.7", title="Report", citations=True).media == pb.Media(

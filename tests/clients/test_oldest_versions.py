@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools import ROOT, run
+from tests.tools import ROOT, missing, run
 
 CLIENT = ROOT / "clients" / "python"
 CORE = ("test_calls.py", "test_errors.py", "test_retries.py", "test_tool_loop.py", "test_messages.py")
@@ -22,7 +21,7 @@ async def oldest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of an environment with the lower bounds of the client's dependencies."""
     uv = shutil.which("uv")
     if uv is None:
-        _without("uv is missing: pip install uv")
+        missing("uv is missing: pip install uv")
     dependencies = tomllib.loads((CLIENT / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
     bounds = [re.sub(r">=([\d.]+).*", r"==\1", dependency) for dependency in dependencies]
     environment = tmp_path_factory.mktemp("oldest")
@@ -34,7 +33,7 @@ async def oldest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         finished = await run(str(uv), *command)
         if finished.code:
-            _without(f"the oldest versions cannot be installed: {finished.stderr[-500:]}")
+            missing(f"the oldest versions cannot be installed: {finished.stderr[-500:]}")
     return python
 
 
@@ -54,9 +53,3 @@ async def test_the_core_of_the_suite_passes(oldest: Path) -> None:
     finished = await run(*command, *files)
     assert finished.code == 0, finished.stdout[-4000:]
     assert re.search(r"\d{3} passed", finished.stdout)
-
-
-def _without(reason: str) -> None:
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)

@@ -11,7 +11,7 @@ from tests.certificates import Authority
 from tests.clients.programs import GO, TYPESCRIPT, run_go, run_typescript
 from tests.headgate_process import running
 from tests.identity.callers import MOCK, PEPPER, static_key
-from tests.tools import program, run
+from tests.tools import node_packages, program, run
 
 pytestmark = pytest.mark.xdist_group("typescript")  # one at a time builds the TypeScript client
 ENVIRONMENT = {"HEADGATE_PYTHON": sys.executable, "HEADGATE_ADDRESS": "", "HEADGATE_API_KEY": ""}
@@ -20,8 +20,7 @@ ENVIRONMENT = {"HEADGATE_PYTHON": sys.executable, "HEADGATE_ADDRESS": "", "HEADG
 async def test_the_typescript_client_keeps_its_rules() -> None:
     """Its suite: types by `tsc --strict`, then node:test."""
     npm = program("npm", "npm")
-    if not (TYPESCRIPT / "node_modules" / ".ready").exists():
-        pytest.skip("the TypeScript client's packages are missing: run `make node`")
+    node_packages()
     finished = await run(npm, "test", "--prefix", str(TYPESCRIPT), env=ENVIRONMENT)
     assert finished.code == 0, finished.stdout + finished.stderr
     assert "# skipped 0" in finished.stdout

@@ -7,8 +7,9 @@ import json
 from typing import Any
 
 import pytest
+from grpc import StatusCode
 from headgate import service_config
-from headgate.errors import CallFailed, GatewayDraining, ProviderError, RateLimited, ServerUnreachable, Unavailable
+from headgate.errors import CallFailed, GatewayDraining, ProviderError, RateLimited, StreamInterrupted, Unavailable
 from headgate.testing import Reply, ScriptedServer
 
 from tests.clients.both import connected
@@ -36,18 +37,32 @@ async def test_nothing_is_tried_again_after_content(client: Any, server: Scripte
     assert len(server.calls) == 1
 
 
-async def test_a_connection_that_breaks_after_content_is_not_retryable(client: Any, server: ScriptedServer) -> None:
+async def test_a_connection_that_breaks_after_content_interrupts(client: Any, server: ScriptedServer) -> None:
     """A server that dies in the middle of an answer leaves what came, and nobody is told to send the call again."""
     server.script("slow", Reply(text=["a"], hang=True))
     stream = client.stream("slow", "Hi")
     texts = stream.text
     assert await anext(texts) == "a"
     await asyncio.to_thread(server.stop)
-    with pytest.raises(ServerUnreachable) as caught:
+    with pytest.raises(StreamInterrupted) as caught:
         await anext(texts)
     assert caught.value.partial is not None
     assert caught.value.partial.text == "a"
-    assert not caught.value.retryable
+    assert (caught.value.code, caught.value.retryable) == (StatusCode.ABORTED, False)
+
+
+@pytest.mark.parametrize("code", [StatusCode.UNAVAILABLE, StatusCode.INTERNAL, StatusCode.UNKNOWN])
+async def test_what_a_proxy_says_of_a_broken_stream_interrupts(
+    client: Any, server: ScriptedServer, code: StatusCode
+) -> None:
+    """A status that is not Headgate's own, after content, whatever the proxy calls it."""
+    reset = CallFailed("reset")
+    reset.code = code
+    server.script("cut", Reply(text=["a"], error=reset))
+    with pytest.raises(StreamInterrupted, match="reset") as caught:
+        await client.stream("cut", "Hi").final()
+    assert caught.value.partial is not None
+    assert caught.value.partial.text == "a"
 
 
 async def test_large_requests_are_tried_again_too(client: Any, server: ScriptedServer) -> None:

@@ -151,7 +151,10 @@ def test_strict_schemas_are_closed_and_whole() -> None:
     assert "default" not in closed["properties"]["score"]
     assert strict(schema_of(Everything)) is None
     assert strict(schema_of(list[str])) is None
-    assert strict(schema_of(Node)) is not None
+    closed = strict(schema_of(Node))
+    assert closed is not None
+    assert (closed["type"], closed["required"]) == ("object", ["children"])
+    assert closed == strict(Node.model_json_schema())
     assert strict(schema_of(Listed)) == {
         "type": "object",
         "properties": {
@@ -216,6 +219,7 @@ async def test_answers_are_read_into_types(client: Any, server: ScriptedServer, 
     [
         ('{"city": "Oslo"}', pb.FINISH_REASON_STOP, "celsius"),
         ("Cold.", pb.FINISH_REASON_STOP, "no Weather"),
+        pytest.param("[" * 100_000, pb.FINISH_REASON_STOP, "nested too deeply", id="deep"),
         ('{"city": "Os', pb.FINISH_REASON_MAX_TOKENS, "MAX_TOKENS"),
         ("", pb.FINISH_REASON_REFUSAL, "REFUSAL"),
     ],
@@ -231,3 +235,9 @@ async def test_an_answer_that_is_not_the_type_is_an_error_with_the_answer(
     with pytest.raises(InvalidOutput, match=words) as caught:
         answer.parse(Weather)
     assert caught.value.answer is answer
+
+
+def test_a_set_of_what_cannot_be_in_one_is_refused_in_its_place() -> None:
+    """As everything else that is not of the type."""
+    with pytest.raises(ValueError, match=r"\$: unhashable"):
+        value_of(set[Any], [[1]])

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from headgate import Client, RateLimited, v1 as pb
-from headgate.testing import read_script
+from headgate import Client, DeadlineExceeded, RateLimited, v1 as pb
+from headgate.testing import Reply, ScriptedServer, read_script
 
 SCRIPT = {
     "fast": [
@@ -84,3 +84,11 @@ def test_a_script_with_mistakes_is_refused_by_place(tmp_path: Path, script: Any,
     file.write_text(json.dumps(script))
     with pytest.raises(ValueError, match=words):
         read_script(file)
+
+
+def test_pings_of_a_patient_client_are_taken(server: ScriptedServer) -> None:
+    """A stream in which nothing comes ends by its deadline: gRPC's own rule breaks it off after three pings."""
+    server.script("slow", Reply(text="a", hang=True))
+    options = {"grpc.use_local_subchannel_pool": 1, "grpc.keepalive_time_ms": 600}
+    with Client(server.address, channel_options=options) as client, pytest.raises(DeadlineExceeded):
+        client.stream("slow", "Hi", timeout=4).final()

@@ -70,6 +70,21 @@ def test_a_function_without_types_is_refused() -> None:
         tool(untyped)
 
 
+def test_an_object_that_can_be_called_is_a_tool_by_the_name_it_is_given() -> None:
+    """Its types are those of its call; without a name no model could call it."""
+
+    class Scaled:
+        def __call__(self, number: int) -> int:
+            return number * 2
+
+    declared = tool(Scaled(), name="scale")
+    assert json.loads(declared.proto.function.parameters_schema)["properties"] == {"number": {"type": "integer"}}
+    assert declared.call(call("1", "scale", number=2)) == 4
+    for nameless in (Scaled(), lambda: 1):
+        with pytest.raises(TypeError, match="name"):
+            tool(nameless)
+
+
 async def test_calls_are_answered_until_there_are_no_more(client: Any, server: ScriptedServer) -> None:
     """Two rounds: typed arguments arrive as their types, results go back as JSON, the last text is the answer."""
     server.script(

@@ -7,6 +7,7 @@ import json
 import signal
 import sqlite3
 import time
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ AT_ONCE = 12
 FLUSH_SECONDS = 0.02
 SETTLED_SECONDS = 0.5
 """What was answered longer ago than this must be on disk, however busy the machine is."""
+LOAD_SECONDS = 60.0
+"""Until some calls are answered and some in flight: a busy machine may need them."""
 ARRIVAL_SECONDS = 60.0
 
 
@@ -75,20 +78,27 @@ def _configuration(url: str) -> dict[str, Any]:
 
 
 async def _killed_amid_load(config: Path, run: str, seconds: float) -> set[str]:
-    """Runs a server under load for so long, and kills it; the names of calls that must be on disk."""
+    """Runs a server under load for so long at least, and kills it; the names of calls that must be on disk."""
     answered: dict[str, float] = {}
     async with headgate_serve("--config", str(config)) as headgate:
         async with grpc.aio.insecure_channel(headgate.address) as channel:
             stub: pb.InferenceServiceAsyncStub = pb.InferenceServiceStub(channel)
             callers = [asyncio.create_task(_call(stub, f"{run}-{n}", answered)) for n in range(AT_ONCE)]
             await asyncio.sleep(seconds)
+            async with asyncio.timeout(LOAD_SECONDS):
+                while not (_settled(answered, time.monotonic()) and _in_flight(config.parent)):
+                    await asyncio.sleep(0.05)
             headgate.process.send_signal(signal.SIGKILL)
             killed = time.monotonic()
             await headgate.process.wait()
             for caller in callers:
                 caller.cancel()
             await asyncio.gather(*callers, return_exceptions=True)
-    return {name for name, at in answered.items() if at < killed - SETTLED_SECONDS}
+    return _settled(answered, killed)
+
+
+def _settled(answered: Mapping[str, float], now: float) -> set[str]:
+    return {name for name, at in answered.items() if at < now - SETTLED_SECONDS}
 
 
 async def _call(stub: pb.InferenceServiceAsyncStub, caller: str, answered: dict[str, float]) -> None:
@@ -111,6 +121,11 @@ def _in_spool(folder: Path) -> set[str]:
     """The names of all calls on the local disk."""
     with closing(sqlite3.connect(folder / "spool.db")) as connection:
         return {row[0] for row in connection.execute("SELECT request_id FROM headgate_calls")}
+
+
+def _in_flight(folder: Path) -> bool:
+    with closing(sqlite3.connect(folder / "spool.db")) as connection:
+        return bool(connection.execute("SELECT 1 FROM headgate_attempts WHERE outcome = 'OPEN' LIMIT 1").fetchall())
 
 
 async def _compare(url: str, answered: set[str], on_disk: set[str], report: Report) -> None:

@@ -133,6 +133,25 @@ async def test_usage_that_came_before_the_cut_counts_and_what_came_after_it_is_a
     assert (all_counted["input_tokens"], all_counted["output_tokens"], all_counted["estimated"]) == (7, 9, 0)
 
 
+async def test_a_vendor_that_has_counted_the_prompt_alone_has_not_counted_what_came(serve: Serve, file: Path) -> None:
+    """Gemini says so with every chunk, and of its output only with the last."""
+
+    async def counts_the_prompt(exchange: Exchange) -> None:
+        candidate = {"content": {"parts": [{"text": REPLY}], "role": "model"}, "index": 0}
+        usage = {"promptTokenCount": 10, "totalTokenCount": 10}
+        await exchange.begin()
+        await exchange.chunk(sse({"candidates": [candidate], "usageMetadata": usage, "modelVersion": "m"}))
+        await exchange.caller_closed.wait()
+
+    async with Vendor(counts_the_prompt) as vendor:
+        gemini = {**anthropic_at(vendor), "host": "gemini", "catalog": {"m": {"prices": PRICES}}}
+        async with serve(providers={"gemini": gemini}, ledger=entering(file)) as headgate:
+            await cancelled_after_text(headgate, ask("gemini/m"))
+            _, (attempt,) = await the_rows(file)
+    assert (attempt["input_tokens"], attempt["output_tokens"], attempt["estimated"]) == (10, REPLY_TOKENS, 1)
+    assert attempt["cost_nanos"] == 10 * 3_000 + REPLY_TOKENS * 15_000
+
+
 async def test_usage_of_a_stream_that_fails_before_its_first_content_counts(serve: Serve, file: Path) -> None:
     """The vendor has read the prompt, said what that cost, and then failed."""
 

@@ -204,6 +204,19 @@ async def test_one_row_that_the_file_does_not_take_holds_up_no_others(tmp_path: 
     assert [line["event"] for line in logged.lines] == ["ledger_rows_refused"] * 3
 
 
+async def test_a_call_that_the_queue_has_no_room_for_is_lost_once(tmp_path: Path) -> None:
+    """What is known of it while it is in flight is no call of its own."""
+    spool = Spool(tmp_path / "ledger.db", "checkpoint")
+    writer = Writer(spool, flush_interval=1.0, most_queued=2, retention_days=None)
+    writer.put(rows(1))
+    writer.put(rows(2, outcome="OPEN"))
+    assert writer.figures.dropped == 0
+    writer.put(rows(2))
+    assert writer.figures.dropped == 1
+    await writer.close(5)
+    assert len(ids(tmp_path / "ledger.db")) == 1
+
+
 async def test_calls_that_a_dead_server_left_in_flight_are_lost(tmp_path: Path) -> None:
     """At the next start their rows say so; those that had ended stay as they are."""
     file = tmp_path / "ledger.db"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -17,7 +16,7 @@ import grpc.aio
 from headgate import v1 as pb
 
 from tests.headgate_process import ask
-from tests.tools import headgate_serve
+from tests.tools import headgate_serve, resident_bytes
 
 PROVIDERS: dict[str, Any] = {
     "demo": {"adapter": "mock", "mock": {"words": 2000}},
@@ -61,8 +60,7 @@ class Server:
 
     def measure_mib(self) -> float:
         """Memory of its process now; `peak_mib` is the most that was ever measured."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        held = int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) / 1024
+        held = resident_bytes(self.pid) / MIB
         self.peak_mib = max(self.peak_mib, held)
         return held
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -99,9 +97,3 @@ def objects() -> int:
     """Objects that are alive."""
     gc.collect()
     return len(gc.get_objects())
-
-
-def resident_bytes() -> int:
-    """Memory of this process."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")

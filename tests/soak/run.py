@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -11,9 +12,10 @@ from dataclasses import dataclass, field
 from itertools import count, islice
 
 from tests.headgate_process import Headgate, configured, eventually, running
-from tests.soak.accounts import Log, held, objects, resident_bytes, unmatched, unrecorded
+from tests.soak.accounts import Log, held, objects, unmatched, unrecorded
 from tests.soak.callers import Outcome, Plan, call, plans
 from tests.soak.vendors import Vendors, sections
+from tests.tools import resident_bytes
 
 WARM_UP_SHARE = 0.2
 SETTLE_SECONDS = 20.0
@@ -65,9 +67,9 @@ async def soak(options: Options) -> Report:
                 began = time.monotonic()
                 await part.make(islice(calls, warm_up))
                 await part.make(islice(calls, half))
-                before = objects(), resident_bytes()
+                before = objects(), resident_bytes(os.getpid())
                 await part.make(calls)
-                after = objects(), resident_bytes()
+                after = objects(), resident_bytes(os.getpid())
                 report.seconds = time.monotonic() - began
                 reloading.cancel()
                 with suppress(asyncio.CancelledError):

@@ -3,6 +3,7 @@ package headgate
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -60,7 +61,7 @@ type CallFailed struct {
 	Message string
 	// RequestID names the call in the server's log: quote it to the operator.
 	RequestID string
-	// Retryable says that the same call may be sent again, after RetryAfter if that is not 0.
+	// Retryable says that the same call may be sent again, after RetryAfter if that is not 0; never once content has come.
 	Retryable  bool
 	RetryAfter time.Duration
 	// Violations name the fields of the request that are wrong, Limits the limits and budgets without room.
@@ -70,7 +71,7 @@ type CallFailed struct {
 	Resource *Resource
 	// Details is the metadata of ErrorInfo: provider, model, http_status, provider_code, provider_request_id, ...
 	Details map[string]string
-	// Partial is what a stream had delivered by then; nil for other calls.
+	// Partial is what a stream had delivered by then, empty when nothing had come; nil for other calls.
 	Partial *Answer
 
 	status *status.Status
@@ -159,9 +160,9 @@ type (
 	BudgetExceeded struct{ ResourceExhausted }
 	// ProviderQuotaExhausted means that the operator's quota or credit at the vendor is used up.
 	ProviderQuotaExhausted struct{ ResourceExhausted }
-	// Unavailable means that nobody could answer just now; nothing was delivered.
+	// Unavailable means that nobody could answer just now; if Retryable, nothing was delivered.
 	Unavailable struct{ CallFailed }
-	// ServerUnreachable means that no Headgate answered at the address, or that the connection broke.
+	// ServerUnreachable means that no Headgate answered at the address, or the connection broke before anything came.
 	ServerUnreachable struct{ Unavailable }
 	// GatewayOverloaded means that the gateway sheds calls.
 	GatewayOverloaded struct{ Unavailable }
@@ -177,7 +178,8 @@ type (
 	ProviderTimeout struct{ ProviderError }
 	// ProviderProtocolError means that the vendor's answer could not be read.
 	ProviderProtocolError struct{ ProviderError }
-	// StreamInterrupted is an answer that broke off; Partial is what came. Starting again is up to you.
+	// StreamInterrupted is an answer that the vendor, or the connection, broke off; Partial is what came. Starting again
+	// is up to you.
 	StreamInterrupted struct{ CallFailed }
 	// DeadlineExceeded means that the deadline passed.
 	DeadlineExceeded struct{ CallFailed }
@@ -270,6 +272,18 @@ var byCode = map[codes.Code]func() failure{
 	codes.DeadlineExceeded:   made[DeadlineExceeded],
 	codes.Canceled:           made[CallCancelled],
 	codes.Internal:           made[InternalError],
+}
+
+// broken are what gRPC itself says of a connection that broke; the gateway says it with a reason.
+var broken = []codes.Code{codes.Unavailable, codes.Internal, codes.Unknown}
+
+// interruptedOr is ABORTED, as the gateway would say it, for a stream whose connection broke after content.
+func interruptedOr(err error) error {
+	from := status.Convert(err)
+	if slices.Contains(broken, from.Code()) && factsOf(from, "").Reason == "" {
+		return status.Error(codes.Aborted, from.Message())
+	}
+	return err
 }
 
 // errorOf is the error for a failed call that was sent with this request id.

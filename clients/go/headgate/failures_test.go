@@ -159,12 +159,21 @@ func TestReasonsOfLaterReleasesBecomeTheTypeOfTheirCode(t *testing.T) {
 
 func TestInterruptedStreamHasWhatCameInPartial(t *testing.T) {
 	_, client := start(t)
-	for model, partial := range map[string]string{"interrupted": "half an answer", "unfinished": "half"} {
+	for model, partial := range map[string]string{"interrupted": "half an answer", "unfinished": "half", "cut-off": "half"} {
 		_, err := client.Stream(t.Context(), headgate.Ask(model, "Hi")).Final()
 		var interrupted *headgate.StreamInterrupted
-		if !errors.As(err, &interrupted) || interrupted.Partial.Text() != partial {
+		if !errors.As(err, &interrupted) || interrupted.Partial.Text() != partial || status.Code(err) != codes.Aborted {
 			t.Errorf("%s: failed as %v", model, err)
 		}
+	}
+}
+
+func TestStreamOfWhichNothingCameMayBeAskedForAgain(t *testing.T) {
+	_, client := start(t)
+	_, err := client.Stream(t.Context(), headgate.Ask("busy-for-good", "Hi")).Final()
+	var overloaded *headgate.ProviderOverloaded
+	if !errors.As(err, &overloaded) || overloaded.Partial.Text() != "" || !overloaded.Retryable {
+		t.Errorf("failed as %v", err)
 	}
 }
 
@@ -186,7 +195,7 @@ func TestNothingIsSentAgainAfterTheFirstContentNorAgainstAdviceNorForOtherCodes(
 	server, client := start(t)
 	_, err := client.Stream(named(t, "of busy-later"), headgate.Ask("busy-later", "Hi")).Final()
 	var later *headgate.ProviderOverloaded
-	if !errors.As(err, &later) || later.Partial.Text() != "half" {
+	if !errors.As(err, &later) || later.Partial.Text() != "half" || later.Retryable {
 		t.Errorf("failed as %v", err)
 	}
 	failing(t, client, "busy-for-good")
@@ -222,7 +231,8 @@ func TestCallsTakeTurnsOverAddressesAndGoOnWhenAServerDies(t *testing.T) {
 		other.stop()
 		broken = err
 	}
-	if !isA[*headgate.ServerUnreachable](broken) {
+	var interrupted *headgate.StreamInterrupted
+	if !errors.As(broken, &interrupted) || interrupted.Partial.Text() != "first" || interrupted.Retryable {
 		t.Errorf("failed as %v", broken)
 	}
 	for range 20 {

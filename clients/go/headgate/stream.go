@@ -26,6 +26,7 @@ type Stream struct {
 	cancel    context.CancelFunc
 	requestID string
 	folded    *fold
+	begun     bool
 	err       error
 }
 
@@ -96,6 +97,7 @@ func (s *Stream) next() (*Event, error) {
 		case err != nil:
 			s.fail(err)
 		default:
+			s.begun = true
 			s.folded.add(event)
 			if event.Event != nil {
 				return event, nil
@@ -121,9 +123,13 @@ func (s *Stream) fail(err error) {
 	if s.cancel != nil {
 		s.cancel()
 	}
+	if s.begun {
+		err = interruptedOr(err)
+	}
 	s.err = errorOf(err, s.requestID)
 	if failed, ok := s.err.(failure); ok {
 		failed.failed().Partial = s.answer()
+		failed.failed().Retryable = failed.failed().Retryable && !s.begun
 	}
 }
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Unpack
-from weakref import WeakKeyDictionary
+from typing import Any, TypeVar, Unpack
+from weakref import WeakSet
 
 import grpc
 import grpc.aio
@@ -16,7 +16,7 @@ from headgate import v1 as pb
 from headgate.answer import Answer
 from headgate.connection import LOOK_SECONDS, Call, Connection, ConnectionOptions, Metadata
 from headgate.embeddings import EMBEDS_AT_ONCE, EmbedInputs, Vectors, batches, joined, vectors
-from headgate.errors import failure
+from headgate.errors import CallCancelled, failure
 from headgate.fold import text_of
 from headgate.messages import Messages
 from headgate.options import CallOptions, EmbedOptions, GenerateOptions, RoundOptions, call_options
@@ -24,6 +24,8 @@ from headgate.reading import Reading
 from headgate.requests import embed_request, generate_request
 from headgate.tool_loop import MAX_ROUNDS, ToolLoop, ToolRun
 from headgate.tools import ToolLike, read_tool
+
+T = TypeVar("T")
 
 
 class AsyncClient:
@@ -39,7 +41,7 @@ class AsyncClient:
 
     def __init__(self, address: str = "", **options: Unpack[ConnectionOptions]) -> None:
         self._connection = Connection.to(address, options)
-        self._channels: WeakKeyDictionary[asyncio.AbstractEventLoop, _Channel] = WeakKeyDictionary()
+        self._channels: dict[asyncio.AbstractEventLoop, _Channel] = {}
 
     async def generate(
         self, model: str | pb.GenerateRequest, messages: Messages = (), **options: Unpack[GenerateOptions]
@@ -47,11 +49,8 @@ class AsyncClient:
         """The answer to a conversation, at once; a whole GenerateRequest may be given instead of model and messages."""
         request = generate_request(model, messages, options)
         call = self._connection.call(options)
-        try:
-            response = await self._stub.Generate(request, timeout=call.timeout, metadata=await self._metadata(call))
-        except grpc.RpcError as error:
-            raise failure(error, call.request_id) from error
-        return Answer(response, call.request_id)
+        sent = self._stub.Generate(request, timeout=call.timeout, metadata=await self._metadata(call))
+        return Answer(await _answered(sent, call), call.request_id)
 
     def stream(
         self, model: str | pb.GenerateRequest, messages: Messages = (), **options: Unpack[GenerateOptions]
@@ -106,30 +105,26 @@ class AsyncClient:
         found: list[pb.Model] = []
         call = self._connection.call({"timeout": LOOK_SECONDS, **options})
         request = pb.ListModelsRequest(page_size=1000)
-        try:
-            while True:
-                page = await self._stub.ListModels(request, timeout=call.timeout, metadata=await self._metadata(call))
-                found += page.models
-                if not page.next_page_token:
-                    return found
-                request.page_token = page.next_page_token
-        except grpc.RpcError as error:
-            raise failure(error, call.request_id) from error
+        while True:
+            sent = self._stub.ListModels(request, timeout=call.timeout, metadata=await self._metadata(call))
+            page = await _answered(sent, call)
+            found += page.models
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
 
     async def health(self, **options: Unpack[CallOptions]) -> pb.HealthResponse:
         """The operator's view of the server and its providers."""
         call = self._connection.call({"timeout": LOOK_SECONDS, **options})
-        try:
-            return await self._stub.Health(
-                pb.HealthRequest(), timeout=call.timeout, metadata=await self._metadata(call)
-            )
-        except grpc.RpcError as error:
-            raise failure(error, call.request_id) from error
+        sent = self._stub.Health(pb.HealthRequest(), timeout=call.timeout, metadata=await self._metadata(call))
+        return await _answered(sent, call)
 
     async def close(self) -> None:
         """Ends the connection of this event loop and all calls in flight."""
-        if channel := self._channels.pop(asyncio.get_running_loop(), None):
-            await channel.channel.close()
+        if connected := self._channels.pop(asyncio.get_running_loop(), None):
+            for stream in [*connected.streams]:
+                stream.close()  # older releases of grpc.aio leave them open
+            await connected.channel.close()
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -141,10 +136,17 @@ class AsyncClient:
 
     @property
     def _stub(self) -> pb.InferenceServiceAsyncStub:
+        return self._connected.stub
+
+    @property
+    def _connected(self) -> _Channel:
         loop = asyncio.get_running_loop()
         if (connected := self._channels.get(loop)) is None:
+            for other in [*self._channels]:
+                if other.is_closed():  # its channel holds it, and would never be freed
+                    self._channels.pop(other, None)
             connected = self._channels[loop] = _Channel(_channel(self._connection))
-        return connected.stub
+        return connected
 
     async def _metadata(self, call: Call) -> Metadata:
         """What goes with a call, a fresh token included."""
@@ -156,12 +158,10 @@ class AsyncClient:
     async def _embed(self, model: Any, inputs: Any, options: Any) -> list[pb.EmbedResponse]:
         pieces = batches(embed_request(model, inputs, options))
         call = self._connection.call(options)
-        try:
-            if len(pieces) == 1:
-                return [await self._stub.Embed(pieces[0], timeout=call.timeout, metadata=await self._metadata(call))]
+        if len(pieces) > 1:
             return await self._embed_together(pieces, call)
-        except grpc.RpcError as error:
-            raise failure(error, call.request_id) from error
+        sent = self._stub.Embed(pieces[0], timeout=call.timeout, metadata=await self._metadata(call))
+        return [await _answered(sent, call)]
 
     async def _embed_together(self, pieces: Sequence[pb.EmbedRequest], call: Call) -> list[pb.EmbedResponse]:
         end = time.monotonic() + call.timeout
@@ -171,7 +171,7 @@ class AsyncClient:
         async def embedded(piece: pb.EmbedRequest) -> pb.EmbedResponse:
             async with slots:
                 left = max(0.0, end - time.monotonic())
-                return await self._stub.Embed(piece, timeout=left, metadata=metadata)
+                return await _answered(self._stub.Embed(piece, timeout=left, metadata=metadata), call)
 
         tasks = [asyncio.create_task(embedded(piece)) for piece in pieces]
         try:
@@ -263,22 +263,48 @@ class AsyncStream:
             return None
         except grpc.RpcError as error:
             raise self._reading.fail(error) from error
+        except asyncio.CancelledError:
+            if _is_cancelled():
+                raise
+            self.close()  # the stream or its client was, from elsewhere
+            self._reading.ended()
+            return None
         self._reading.events.append(event)
         return event
 
     async def _begun(self) -> AsyncIterator[pb.StreamGenerateResponse]:
         metadata = await self._client._metadata(self._call)
-        stub = self._client._stub
-        self._sent = stub.StreamGenerate(self._request, timeout=self._call.timeout, metadata=metadata)
+        self._reading.ended()  # it may have been left while its token was made
+        connected = self._client._connected
+        connected.streams.add(self)
+        self._sent = connected.stub.StreamGenerate(self._request, timeout=self._call.timeout, metadata=metadata)
         return aiter(self._sent)
 
 
 class _Channel:
-    """A channel and its stub."""
+    """A channel, its stub, and the streams that somebody may be reading."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.channel = channel
         self.stub: pb.InferenceServiceAsyncStub = pb.InferenceServiceStub(channel)
+        self.streams: WeakSet[AsyncStream] = WeakSet()
+
+
+async def _answered(sent: Awaitable[T], call: Call) -> T:
+    try:
+        return await sent
+    except grpc.RpcError as error:
+        raise failure(error, call.request_id) from error
+    except asyncio.CancelledError:
+        if _is_cancelled():
+            raise
+        raise CallCancelled("the client was closed", request_id=call.request_id) from None
+
+
+def _is_cancelled() -> bool:
+    """Whether this task is; grpc.aio raises CancelledError, too, where only the call was ended."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _channel(connection: Connection) -> grpc.aio.Channel:

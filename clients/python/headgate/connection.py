@@ -9,7 +9,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypedDict
 
 import grpc
 from headgate import __version__
@@ -19,11 +19,15 @@ if TYPE_CHECKING:
 
 DEFAULT_ADDRESS = "localhost:50051"
 TIMEOUT = 600.0
+LONGEST = 365 * 86_400.0  # gRPC takes what it cannot count, such as infinity, for a deadline that has passed
 LOOK_SECONDS = 10.0  # for what a server answers by itself
 KEEPALIVE_SECONDS = 30
 MAX_RECONNECT_SECONDS = 10  # by default gRPC leaves an address that was long down alone for two minutes
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 RETRY_BYTES = 64 * 1024 * 1024  # gRPC's own 256 KiB would leave requests with images out of retries
+
+REQUEST_ID = "x-request-id"
+_NAME = re.compile(r"[0-9A-Za-z_.-]+")
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -102,16 +106,22 @@ class Connection:
 
     def call(self, options: Mapping[str, Any]) -> Call:
         """How a call with these options is sent; ValueError for metadata that is no text for a header."""
-        request_id = options.get("request_id") or os.urandom(16).hex()
-        metadata = (*self.metadata, ("x-request-id", request_id))
+        metadata = self.metadata
+        request_id = options.get("request_id")
         if more := options.get("metadata"):
-            metadata += headers(more)
+            given = dict(headers(more))
+            request_id = request_id or given.pop(REQUEST_ID, None)
+            metadata = tuple({**dict(metadata), **given}.items())
+        if request_id:
+            headers({REQUEST_ID: request_id})
+        else:
+            request_id = os.urandom(16).hex()
         timeout = options.get("timeout")
-        return Call(self.timeout if timeout is None else timeout, metadata, request_id)
+        seconds = min(self.timeout if timeout is None else timeout, LONGEST)
+        return Call(seconds, (*metadata, (REQUEST_ID, request_id)), request_id)
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """How one call is sent: seconds, metadata, and the id that it bears."""
 
     timeout: float
@@ -119,8 +129,8 @@ class Call:
     request_id: str
 
     def bearing(self, token: str) -> Metadata:
-        """The metadata with this token, asked for just before the call is made."""
-        return (*self.metadata, ("authorization", f"Bearer {token}"))
+        """The metadata with this token, asked for just before the call is made; ValueError if it is no text for one."""
+        return (*self.metadata, *headers({"authorization": f"Bearer {token}"}))
 
 
 def service_config() -> str:
@@ -147,9 +157,11 @@ def headers(metadata: Mapping[str, str]) -> Metadata:
     """Metadata as gRPC takes it.
 
     Raises:
-        ValueError: a value is no printable ASCII; values are secrets and are not named.
+        ValueError: a name is none, or a value no printable ASCII; values are secrets and are not named.
     """
     for name, value in metadata.items():
+        if not _NAME.fullmatch(name) or name.lower().endswith("-bin"):
+            raise ValueError(f"metadata {name!r}: a name has letters, digits, _, - and ., and does not end with -bin")
         if not value.isascii() or not value.isprintable():
             raise ValueError(f"metadata {name}: must be printable ASCII text")
     return tuple((name.lower(), value) for name, value in metadata.items())

@@ -8,7 +8,7 @@ import mimetypes
 import re
 from pathlib import Path
 from typing import TypeAlias
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from headgate import v1 as pb
 
@@ -35,7 +35,7 @@ _KINDS = {"image": pb.MEDIA_KIND_IMAGE, "audio": pb.MEDIA_KIND_AUDIO, "video": p
 
 def user(*content: str | pb.Part) -> pb.Message:
     """A turn of the user, of text and media."""
-    return pb.Message(role=pb.ROLE_USER, parts=map(part, content))
+    return _turn(pb.ROLE_USER, content)
 
 
 def system(text: str) -> pb.Message:
@@ -45,7 +45,7 @@ def system(text: str) -> pb.Message:
 
 def assistant(*content: str | pb.Part) -> pb.Message:
     """A turn of the model. Real answers go back as `answer.message`, with everything they hold."""
-    return pb.Message(role=pb.ROLE_ASSISTANT, parts=map(part, content))
+    return _turn(pb.ROLE_ASSISTANT, content)
 
 
 def part(content: str | pb.Part) -> pb.Part:
@@ -91,6 +91,17 @@ def media_type(data: bytes) -> str:
     return next((name for signature, name in _SIGNATURES if signature.match(data)), "")
 
 
+def remote(address: str) -> str:
+    """An address as it is; what a remote caller sends must not name a local file.
+
+    Raises:
+        ValueError: it may be a path.
+    """
+    if not _ADDRESS.match(address):
+        raise ValueError(f"{address[:40]!r} is no address; headgate.image() reads paths")
+    return address
+
+
 def decoded_base64(text: str) -> bytes:
     """The bytes of base64 text.
 
@@ -101,6 +112,16 @@ def decoded_base64(text: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except binascii.Error as error:
         raise ValueError(f"not base64: {error}") from error
+
+
+def _turn(role: pb.Role.ValueType, content: tuple[str | pb.Part, ...]) -> pb.Message:
+    message = pb.Message(role=role)
+    for each in content:
+        if isinstance(each, str):
+            message.parts.add(text=each)  # in place, where appending would copy
+        else:
+            message.parts.append(each)
+    return message
 
 
 def _media(source: Source, mime_type: str, kind: pb.MediaKind.ValueType | None) -> pb.Media:
@@ -127,7 +148,7 @@ def _media(source: Source, mime_type: str, kind: pb.MediaKind.ValueType | None) 
 def _set_address(media: pb.Media, address: str) -> None:
     if address[:5].lower() != "data:":
         media.uri = address
-        media.mime_type = media.mime_type or mimetypes.guess_type(address)[0] or ""
+        media.mime_type = media.mime_type or mimetypes.guess_type(urlsplit(address).path)[0] or ""
         return
     found = _DATA_ADDRESS.fullmatch(address)
     if not found:
@@ -139,4 +160,4 @@ def _set_address(media: pb.Media, address: str) -> None:
 
 
 def _named(source: Source) -> str:
-    return f"{len(source)} bytes" if isinstance(source, bytes) else str(source)
+    return f"{len(source)} bytes" if isinstance(source, bytes) else str(source)[:100]

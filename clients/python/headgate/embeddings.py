@@ -28,20 +28,22 @@ _COUNTS = [field.name for field in pb.Usage.DESCRIPTOR.fields if field.name.ends
 _AMOUNTS = [field.name for field in pb.Cost.DESCRIPTOR.fields if field.name.endswith("_nanos")]
 
 
-def embed_input(given: EmbedInputLike) -> pb.EmbedInput:
-    """One input.
+def add_input(request: pb.EmbedRequest, given: EmbedInputLike) -> None:
+    """Adds one input, in place: building it first and copying it in costs three times as much.
 
     Raises:
         TypeError: it is none.
     """
     if isinstance(given, str):
-        return pb.EmbedInput(text=given)
-    if isinstance(given, pb.EmbedInput):
-        return given
-    items: Any = list(given)
-    if items and all(isinstance(item, pb.Part) for item in items):
-        return pb.EmbedInput(content=pb.EmbedContent(parts=items))
-    return pb.EmbedInput(token_ids=pb.TokenIds(values=items))
+        request.inputs.add(text=given)
+    elif isinstance(given, pb.EmbedInput):
+        request.inputs.append(given)
+    else:
+        items: Any = list(given)
+        if items and all(isinstance(item, pb.Part) for item in items):
+            request.inputs.add(content=pb.EmbedContent(parts=items))
+        else:
+            request.inputs.add(token_ids=pb.TokenIds(values=items))
 
 
 def batches(request: pb.EmbedRequest) -> list[pb.EmbedRequest]:

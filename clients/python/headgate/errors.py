@@ -266,7 +266,7 @@ class RateLimited(ResourceExhausted):
 
     @property
     def retryable(self) -> bool:
-        return self.retry_after is not None
+        return self.retry_after is not None and self.partial is None
 
 
 class ProviderRateLimited(RateLimited):
@@ -295,7 +295,7 @@ class Unavailable(CallFailed):
 
 
 class ServerUnreachable(Unavailable):
-    """No Headgate answered at the address, or the connection broke; `partial` is what had come by then."""
+    """No Headgate answered at the address, or the connection broke before anything came."""
 
 
 class GatewayOverloaded(Unavailable):
@@ -346,7 +346,10 @@ class ProviderProtocolError(ProviderError):
 
 
 class StreamInterrupted(CallFailed):
-    """The vendor broke off after content was delivered; `partial` is what came. Starting again is up to you."""
+    """The vendor, or the connection, broke off after content was delivered; `partial` is what came.
+
+    Starting again is up to you.
+    """
 
     code = StatusCode.ABORTED
     reason = "STREAM_INTERRUPTED"
@@ -418,6 +421,8 @@ def failure(error: RpcError, request_id: str = "", partial: Answer | None = None
         facts = _Facts.read(RpcStatus.FromString(packed).details)
     except DecodeError:
         facts = _Facts()
+    if not facts.reason and partial and status.code() in _BROKEN:
+        return StreamInterrupted(status.details() or "", request_id=request_id, partial=partial)
     known = _BY_REASON.get(facts.reason) or _by_code(status.code(), answered=bool(facts.reason))
     failed = known(
         status.details() or "",
@@ -483,6 +488,9 @@ def _by_code(code: StatusCode, *, answered: bool) -> type[CallFailed]:
         return ServerUnreachable
     return _BY_CODE.get(code, CallFailed)
 
+
+_BROKEN = {StatusCode.UNAVAILABLE, StatusCode.INTERNAL, StatusCode.UNKNOWN}
+"""What gRPC itself says of a connection that broke; the gateway says it with a reason."""
 
 _BY_REASON = {error.reason: error for error in _tree(CallFailed) if error.reason}
 _BY_CODE: dict[StatusCode, type[CallFailed]] = {

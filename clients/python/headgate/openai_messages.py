@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from headgate import v1 as pb
-from headgate.content import decoded_base64, file, image
+from headgate.content import decoded_base64, file, image, remote
 
 ROLES = {
     "system": pb.ROLE_SYSTEM,
@@ -23,6 +23,14 @@ ROLES = {
 KEYS = {"role", "content", "name"}
 ASSISTANT_KEYS = KEYS | {"tool_calls", "refusal", "audio", "function_call", "annotations"}
 TOOL_KEYS = KEYS | {"tool_call_id"}
+FIELDS: Mapping[str, set[str]] = {
+    "text": set(),
+    "refusal": set(),
+    "image_url": {"url", "detail"},
+    "input_audio": {"data", "format"},
+    "file": {"file_id", "file_data", "filename"},
+}
+"""What stands in a content of each type, under the type's own name."""
 
 
 def read_message(message: Mapping[str, Any], place: str) -> pb.Message:
@@ -65,28 +73,39 @@ def _part(item: Any, place: str) -> pb.Part:
             return item
         case str():
             return pb.Part(text=item)
-        case {"type": "text", "text": str(text)}:
-            _refuse_others(item, {"type", "text"}, place)
+        case {"type": str(kind)} if kind in FIELDS:
+            _refuse_others(item, {"type", kind}, place)
+            if isinstance(item.get(kind), Mapping):
+                _refuse_others(item[kind], FIELDS[kind], f"{place}.{kind}")
+            try:
+                if part := _part_of_dict(item):
+                    return part
+            except ValueError as error:
+                raise ValueError(f"{place}: {error}") from error
+    unknown = item.get("type") if isinstance(item, Mapping) else type(item).__name__
+    raise ValueError(f"{place}: cannot read content of type {unknown!r}")
+
+
+def _part_of_dict(item: Any) -> pb.Part | None:
+    match item:
+        case {"text": str(text)}:
             return pb.Part(text=text)
-        case {"type": "refusal", "refusal": str(text)}:
+        case {"refusal": str(text)}:
             return pb.Part(refusal=text)
-        case {"type": "image_url", "image_url": {"url": str(address)}}:
-            fields = item["image_url"]
-            _refuse_others(fields, {"url", "detail"}, f"{place}.image_url")
-            return image(_address(address, place), detail=fields.get("detail") or "")
-        case {"type": "image_url", "image_url": str(address)}:
-            return image(_address(address, place))
-        case {"type": "input_audio", "input_audio": {"data": str(data), "format": str(form)}}:
+        case {"image_url": {"url": str(address)}}:
+            return image(remote(address), detail=item["image_url"].get("detail") or "")
+        case {"image_url": str(address)}:
+            return image(remote(address))
+        case {"input_audio": {"data": str(data), "format": str(form)}}:
             media = pb.Media(kind=pb.MEDIA_KIND_AUDIO, mime_type=f"audio/{'mpeg' if form == 'mp3' else form}")
             media.data = decoded_base64(data)
             return pb.Part(media=media)
-        case {"type": "file", "file": {"file_id": str(identifier)}}:
-            return file(pb.FileRef(issuer="openai", id=identifier))
-        case {"type": "file", "file": {"file_data": str(data)}}:
+        case {"file": {"file_id": str(identifier)}}:
+            return file(pb.FileRef(issuer="openai", id=identifier), filename=item["file"].get("filename") or "")
+        case {"file": {"file_data": str(data)}}:
             source = data if data[:5].lower() == "data:" else decoded_base64(data)
             return file(source, filename=item["file"].get("filename") or "")
-    kind = item.get("type") if isinstance(item, Mapping) else type(item).__name__
-    raise ValueError(f"{place}: cannot read content of type {kind!r}")
+    return None
 
 
 def _assistant_parts(message: Mapping[str, Any], place: str) -> Iterator[pb.Part]:
@@ -103,19 +122,16 @@ def _tool_call(call: Any, place: str) -> pb.ToolCall:
     match call:
         case pb.ToolCall():
             return call
-        case {"id": str(identifier), "function": {"name": str(name), "arguments": arguments}}:
+        case {"id": str(identifier), "function": {"name": str(name), "arguments": arguments} as function}:
+            _refuse_others(call, {"id", "type", "function"}, place)
+            _refuse_others(function, {"name", "arguments"}, f"{place}.function")
             text = arguments if isinstance(arguments, str) else json.dumps(arguments)
             return pb.ToolCall(id=identifier, name=name, arguments=text, kind=pb.TOOL_CALL_KIND_FUNCTION)
-        case {"id": str(identifier), "custom": {"name": str(name), "input": str(text)}}:
+        case {"id": str(identifier), "custom": {"name": str(name), "input": str(text)} as custom}:
+            _refuse_others(call, {"id", "type", "custom"}, place)
+            _refuse_others(custom, {"name", "input"}, f"{place}.custom")
             return pb.ToolCall(id=identifier, name=name, arguments=text, kind=pb.TOOL_CALL_KIND_FREE_TEXT)
     raise ValueError(f"{place}: must have an id and a function with name and arguments")
-
-
-def _address(address: str, place: str) -> str:
-    """An address of OpenAI's shape is never a path: what a remote caller sends must not name local files."""
-    if not address.lower().startswith(("data:", "http://", "https://")):
-        raise ValueError(f"{place}: {address[:40]!r} is no address; headgate.image() reads paths")
-    return address
 
 
 def _text(message: Mapping[str, Any], key: str, place: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from headgate import v1 as pb
 from headgate.content import system
-from headgate.embeddings import EmbedInputs, embed_input
+from headgate.embeddings import EmbedInputs, add_input
 from headgate.messages import Messages, read_messages
 from headgate.options import Json
 from headgate.tools import read_tool
@@ -51,13 +51,16 @@ def embed_request(model: str | pb.EmbedRequest, inputs: EmbedInputs, options: Ma
             raise TypeError("a whole request takes no inputs and options beside it")
         return model
     many: Sequence[Any] = [inputs] if isinstance(inputs, str | pb.EmbedInput) else inputs
-    request = pb.EmbedRequest(model=model, inputs=map(embed_input, many))
+    request = pb.EmbedRequest(model=model)
+    for each in many:
+        add_input(request, each)
     _fill(request, options, _EMBED)
     return request
 
 
 def _fill(request: Any, options: Mapping[str, Any], setters: Mapping[str, Callable[[Any, Any], None]]) -> None:
-    for name in sorted(options, key=_order):
+    in_order = options if _WHOLES.isdisjoint(options) else sorted(options, key=_order)
+    for name in in_order:
         if name in CALL_OPTIONS:
             continue
         if name not in setters:

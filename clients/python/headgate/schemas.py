@@ -52,7 +52,7 @@ def schema_of(kind: Any) -> Schema:
     """
     definitions: Schema = {}
     schema = _schema(kind, definitions, ())
-    return {**schema, "$defs": definitions} if definitions else schema
+    return _rooted({**schema, "$defs": definitions}) if definitions else schema
 
 
 def object_schema(fields: Mapping[str, Any], required: Collection[str], descriptions: Mapping[str, str]) -> Schema:
@@ -68,7 +68,10 @@ def parsed(kind: type[T], text: str) -> T:
     Raises:
         ValueError: it is no JSON, or not of this type; the text says where.
     """
-    value: T = value_of(kind, json.loads(text))
+    try:
+        value: T = value_of(kind, json.loads(text))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
     return value
 
 
@@ -109,10 +112,18 @@ def strict(schema: Schema) -> Schema | None:
     Source: https://platform.openai.com/docs/guides/structured-outputs, whose rules are the tightest: the root is an
     object, there are no objects of any keys and no tuples.
     """
-    if schema.get("type") != "object" and "$ref" not in schema:
+    rooted = _rooted(schema)
+    if rooted.get("type") != "object":
         return None
-    closed = _strict(json.loads(json.dumps(schema)))
+    closed = _strict(json.loads(json.dumps(rooted)))
     return closed if isinstance(closed, dict) else None
+
+
+def _rooted(schema: Schema) -> Schema:
+    """The schema with an object at its root, where a model that holds itself has but a reference to its definition."""
+    name = str(schema.get("$ref", "")).removeprefix("#/$defs/")
+    definition = schema.get("$defs", {}).get(name)
+    return {**definition, "$defs": schema["$defs"]} if definition else schema
 
 
 def _schema(kind: Any, definitions: Schema, outer: tuple[Any, ...]) -> Schema:
@@ -233,7 +244,7 @@ def _value_of_collection(origin: Any, arguments: tuple[Any, ...], data: Any, pla
     else:
         kinds = (arguments[0] if arguments else Any,) * len(data)
     values = [value_of(kind, value, f"{place}[{i}]") for i, (kind, value) in enumerate(zip(kinds, data, strict=True))]
-    return origin(values) if issubclass(origin, tuple | set | frozenset) else values
+    return _converted(origin, values, place) if issubclass(origin, tuple | set | frozenset) else values
 
 
 def _converted(convert: Any, data: Any, place: str) -> Any:

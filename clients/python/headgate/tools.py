@@ -75,7 +75,7 @@ def tool(function: Callable[..., Any], *, name: str = "", description: str = "",
     enforce the schema; then every parameter is required.
 
     Raises:
-        TypeError: a parameter has no type, or one that JSON does not have.
+        TypeError: a parameter has no type, or one that JSON does not have; or there is no name.
     """
     summary, descriptions = _documentation(function)
     if isinstance(function, type):
@@ -86,8 +86,11 @@ def tool(function: Callable[..., Any], *, name: str = "", description: str = "",
         schema = object_schema(parameters, required, descriptions)
     if strict:
         schema = strict_schema(schema) or _refuse_strict(function)
+    name = name or getattr(function, "__name__", "")
+    if not name or name == "<lambda>":
+        raise TypeError(f"{function}: the tool needs a name: tool(..., name=...)")
     declared = pb.FunctionTool(
-        name=name or getattr(function, "__name__", ""),
+        name=name,
         description=description or summary,
         parameters_schema=json.dumps(schema, ensure_ascii=False),
         strict=strict,
@@ -151,7 +154,8 @@ def refuse_async(tools: Iterable[Tool]) -> None:
 
 
 def _parameters(function: Callable[..., Any]) -> tuple[dict[str, Any], set[str]]:
-    hints = get_type_hints(function, include_extras=True)
+    signed = function if inspect.isroutine(function) else type(function).__call__
+    hints = get_type_hints(signed, include_extras=True)
     parameters, required = {}, set()
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):

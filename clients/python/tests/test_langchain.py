@@ -261,6 +261,20 @@ def test_content_without_a_place_is_refused() -> None:
         ChatHeadgate(model="fast").invoke([HumanMessage([{"type": "hologram"}])])
 
 
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "image", "url": __file__, "mime_type": "image/png"},
+        {"type": "file", "url": __file__, "mime_type": "text/plain"},
+        {"type": "image_url", "image_url": {"url": f"file://{__file__}"}},
+    ],
+)
+def test_an_address_never_names_a_local_file(block: dict[str, Any]) -> None:
+    """Messages come from users of the program, too: none of them may read its files."""
+    with pytest.raises(ValueError, match="is no address"):
+        ChatHeadgate(model="fast").invoke([HumanMessage([block])])
+
+
 def test_a_key_does_not_print() -> None:
     """Nor do other secrets of the connection."""
     assert "hg_1" not in repr(ChatHeadgate(model="fast", api_key="hg_1", connection={"token": "hg_1"}))

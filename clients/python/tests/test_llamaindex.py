@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from headgate import v1 as pb
 from headgate.llamaindex import HeadgateEmbedding, HeadgateLLM
 from headgate.testing import Reply, ScriptedServer
-from llama_index.core.base.llms.types import CacheControl, CachePoint, ChatMessage, ImageBlock, TextBlock
+from llama_index.core.base.llms.types import CacheControl, CachePoint, ChatMessage, DocumentBlock, ImageBlock, TextBlock
 from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel
 
@@ -99,6 +100,13 @@ def test_images_are_sent(server: ScriptedServer) -> None:
     _, by_value, by_address = server.calls[-1].request.messages[0].parts
     assert (by_value.media.data, by_value.media.mime_type) == (PNG, "image/png")
     assert (by_address.media.uri, by_address.media.detail) == ("https://example.com/a.png", "low")
+
+
+@pytest.mark.parametrize("block", [ImageBlock(url=f"file://{__file__}"), DocumentBlock(url=__file__, title="x")])
+def test_an_address_never_names_a_local_file(block: Any) -> None:
+    """Messages come from users of the program, too; `path=` is for files of its own."""
+    with pytest.raises(ValueError, match="is no address"):
+        HeadgateLLM(model="fast").chat([ChatMessage(blocks=[block])])
 
 
 def test_cache_points_mark_what_stands_before_them(server: ScriptedServer) -> None:

@@ -97,7 +97,7 @@ export interface Failure {
   resource?: Resource;
   /** Metadata of ErrorInfo: provider, model, http_status, provider_code, provider_request_id, … */
   details: Record<string, string>;
-  /** What a stream had delivered by then. */
+  /** What a stream had delivered by then; undefined when nothing had come. */
   partial?: Answer;
 }
 
@@ -109,7 +109,7 @@ export class CallFailed extends HeadgateError {
     Object.assign(this, failure);
   }
 
-  /** The same call may be sent again, after `retryAfterMs` if that is known. */
+  /** The same call may be sent again, after `retryAfterMs` if that is known; never once content has come. */
   get retryable(): boolean {
     return false;
   }
@@ -170,7 +170,7 @@ export class ResourceExhausted extends CallFailed {}
 /** A limit has no room: wait `retryAfterMs`; without one the call is larger than the limit ever holds. */
 export class RateLimited extends ResourceExhausted {
   override get retryable(): boolean {
-    return this.retryAfterMs !== undefined;
+    return this.retryAfterMs !== undefined && !this.partial;
   }
 }
 
@@ -181,14 +181,14 @@ export class BudgetExceeded extends ResourceExhausted {}
 /** The operator's quota or credit at the vendor is used up. */
 export class ProviderQuotaExhausted extends ResourceExhausted {}
 
-/** Nobody could answer just now; nothing was delivered. */
+/** Nobody could answer just now; unless there is a `partial`, nothing was delivered. */
 export class Unavailable extends CallFailed {
   override get retryable(): boolean {
-    return true;
+    return !this.partial;
   }
 }
 
-/** No Headgate answered at the address, or the connection broke. */
+/** No Headgate answered at the address, or the connection broke before anything came. */
 export class ServerUnreachable extends Unavailable {}
 /** The gateway sheds calls. */
 export class GatewayOverloaded extends Unavailable {}
@@ -211,7 +211,10 @@ export class ProviderTimeout extends ProviderError {
 
 /** The vendor's answer could not be read. */
 export class ProviderProtocolError extends ProviderError {}
-/** The answer broke off after content was delivered; `partial` is what came. Starting again is up to you. */
+/**
+ * The vendor, or the connection, broke off after content was delivered; `partial` is what came. Starting again is up to
+ * you.
+ */
 export class StreamInterrupted extends CallFailed {}
 /** `timeoutMs` passed. */
 export class DeadlineExceeded extends CallFailed {}
@@ -288,19 +291,25 @@ const BY_CODE: Partial<Record<Code, typeof CallFailed>> = {
   [Code.Internal]: InternalError,
 };
 
+/** What gRPC itself says of a connection that broke; the gateway says it with a reason. */
+const BROKEN = [Code.Unavailable, Code.Internal, Code.Unknown];
+
 /** The error for whatever a call that was sent with this request id threw. */
 export function failure(thrown: unknown, requestId: string, partial?: Answer): Error {
   if (thrown instanceof HeadgateError) return thrown;
   const status = ConnectError.from(thrown);
   const info = status.findDetails(ErrorInfoSchema)[0];
+  const interrupted = partial && !info && BROKEN.includes(status.code);
   const retry = status.findDetails(RetryInfoSchema)[0];
   const resource = status.findDetails(ResourceInfoSchema)[0];
   const unreachable = status.code === Code.Unavailable && !info;
-  const kind = unreachable ? ServerUnreachable : (BY_REASON[info?.reason ?? ""] ?? BY_CODE[status.code] ?? CallFailed);
+  const code = interrupted ? Code.Aborted : status.code;
+  const known = BY_REASON[info?.reason ?? ""] ?? BY_CODE[code] ?? CallFailed;
+  const kind = unreachable && !interrupted ? ServerUnreachable : known;
   return new kind(
     status.rawMessage,
     {
-      code: status.code,
+      code,
       reason: info?.reason ?? "",
       requestId: status.findDetails(RequestInfoSchema)[0]?.requestId || requestId,
       retryAfterMs: retry?.retryDelay && durationMs(retry.retryDelay),

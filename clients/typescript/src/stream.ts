@@ -20,6 +20,7 @@ export class AnswerStream implements AsyncIterable<Event>, AsyncDisposable {
   readonly #signal: AbortSignal;
   readonly #open: Open;
   #messages?: AsyncIterator<StreamGenerateResponse>;
+  #begun = false;
   #ended = false;
   #error?: Error;
 
@@ -68,6 +69,7 @@ export class AnswerStream implements AsyncIterable<Event>, AsyncDisposable {
     try {
       this.#messages ??= (await this.#open(this.#signal)).message[Symbol.asyncIterator]();
       for (let next = await this.#messages.next(); !next.done; next = await this.#messages.next()) {
+        this.#begun = true;
         const event = eventOf(next.value);
         if (!event) continue;
         this.#folded.add(event);
@@ -81,7 +83,8 @@ export class AnswerStream implements AsyncIterable<Event>, AsyncDisposable {
       return undefined;
     } catch (thrown) {
       this.#ended = true;
-      throw (this.#error = failure(statusOf(thrown, this.#signal.aborted), this.requestId, this.#answer()));
+      const partial = this.#begun ? this.#answer() : undefined;
+      throw (this.#error = failure(statusOf(thrown, this.#signal.aborted), this.requestId, partial));
     }
   }
 

@@ -1,3 +1,4 @@
+import { Code } from "@connectrpc/connect";
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import * as headgate from "../src/index.js";
@@ -69,6 +70,16 @@ test("a stream that ends without its end is interrupted", { skip }, async () => 
   assert.deepEqual([error.name, error.partial?.text], ["StreamInterrupted", "half"]);
 });
 
+test("what a proxy says of a stream that broke is an interruption, too", { skip }, async () => {
+  const error = await failing(client().stream("cut-off", "Hi").final());
+  assert.deepEqual([error.name, error.code, error.partial?.text], ["StreamInterrupted", Code.Aborted, "half"]);
+});
+
+test("a stream of which nothing came has no partial, and may be asked for again", { skip }, async () => {
+  const error = await failing(client().stream("busy-for-good", "Hi").final());
+  assert.deepEqual([error.partial, error.retryable], [undefined, true]);
+});
+
 test("UNAVAILABLE is sent again before the first content", { skip }, async () => {
   assert.equal((await client().generate("busy-once", "Hi", { requestId: "again-1" })).text, "fine");
   assert.equal((await client().stream("busy-once-streamed", "Hi", { requestId: "again-2" }).final()).text, "fine");
@@ -78,7 +89,7 @@ test("UNAVAILABLE is sent again before the first content", { skip }, async () =>
 
 test("nothing is sent again after the first content, nor against the server's advice, nor for other codes", { skip }, async () => {
   const later = await failing(client().stream("busy-later", "Hi", { requestId: "once-1" }).final());
-  assert.equal(later.partial?.text, "half");
+  assert.deepEqual([later.partial?.text, later.retryable], ["half", false]);
   await failing(client().generate("busy-for-good", "Hi", { requestId: "once-2" }));
   await failing(client().generate("limited-once", "Hi", { requestId: "once-3" }));
   await new Promise((resolve) => setTimeout(resolve, 300));
@@ -95,7 +106,9 @@ test("calls take turns over addresses, and go on when a server dies", { skip }, 
     const hanging = new headgate.Client(other.address).stream("hanging", "Hi");
     assert.equal((await hanging.text.next()).value, "first");
     await other.stop();
-    assert.ok((await failing(hanging.final())) instanceof headgate.ServerUnreachable);
+    const broken = await failing(hanging.final());
+    assert.ok(broken instanceof headgate.StreamInterrupted && !broken.retryable);
+    assert.equal(broken.partial?.text, "first");
     for (let i = 0; i < 10; i++) await both.stream("hello", "Hi", { requestId: "alone" }).final();
     assert.equal(await took(scripted, "alone"), 10);
   } finally {

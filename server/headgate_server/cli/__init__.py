@@ -226,7 +226,12 @@ def usage(
     config: ConfigFile = None,
     url: LedgerUrl = "",
     json: AsJson = False,
-    csv: Annotated[bool, Parameter(negative=(), help="Print CSV.")] = False,
+    csv: Annotated[
+        bool,
+        Parameter(
+            negative=(), help="Print CSV; what a spreadsheet would take for a formula has an apostrophe before it."
+        ),
+    ] = False,
 ) -> int:
     """Sum up calls, tokens and cost of the ledger: every upstream attempt counts, whatever became of its caller.
 

@@ -35,6 +35,8 @@ T = TypeVar("T")
 _URL = TypeAdapter(DatabaseUrl)
 DOLLARS = "USD"
 COUNTS = ("calls", "attempts", "estimated", "unpriced")
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+"""What spreadsheets take for the beginning of a formula."""
 TOKENS_SHOWN = ("input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
 
 
@@ -181,8 +183,13 @@ def _write_csv(groups: Sequence[str], currencies: Sequence[str], rows: Sequence[
     for row in rows:
         figures = _figures(row)
         cost = figures.pop("cost")
-        safe = {name: printable(str(value)) for name, value in figures.items()}
+        safe = {name: _cell(str(value)) for name, value in figures.items()}
         writer.writerow(safe | {column: cost.get(currency, "0.00") for currency, column in costs.items()})
+
+
+def _cell(text: str) -> str:
+    """Text as a spreadsheet shows it: what callers chose must not be taken for a formula."""
+    return printable(f"'{text}" if text.startswith(FORMULAS) else text)
 
 
 def _groups(by: str) -> Sequence[str]:

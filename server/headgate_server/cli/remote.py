@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import grpc
 from google.protobuf import json_format
 from google.protobuf.message import Message
-from google.rpc import error_details_pb2, status_pb2
 from headgate import v1 as pb
+from headgate.errors import ServerUnreachable, failure
 
 from headgate_server.cli.connection import Connection, Metadata
 from headgate_server.cli.exits import FAILED, OK, UNREACHABLE, USAGE, Failed
@@ -148,42 +148,28 @@ def _connected(connection: Connection, as_json: bool) -> Iterator[pb.InferenceSe
 
 
 def _fail(error: grpc.RpcError, address: str, as_json: bool) -> NoReturn:
-    """Every failure of the gateway's own carries an ErrorInfo: UNAVAILABLE without one came from no gateway."""
-    if not isinstance(error, grpc.Call):
-        raise error
-    trailer = dict(error.trailing_metadata() or ())
-    packed = trailer.get("grpc-status-details-bin", b"")
-    details = _details(packed if isinstance(packed, bytes) else b"")
-    code, message = error.code(), error.details() or ""
-    if code is grpc.StatusCode.UNAVAILABLE and "reason" not in details:
-        raise Failed(UNREACHABLE, _shown({"code": code.name, "message": f"{address}: {message}"}, as_json))
-    raise Failed(FAILED, _shown({"code": code.name, "message": message, **details}, as_json))
+    """What stopped a call, in words or as JSON."""
+    failed = failure(error)
+    if isinstance(failed, ServerUnreachable):
+        raise Failed(
+            UNREACHABLE, _shown({"code": failed.code.name, "message": f"{address}: {failed.message}"}, as_json)
+        )
+    told = {
+        "reason": failed.reason,
+        "metadata": failed.details,
+        "violations": [{"field": one.field, "description": one.description} for one in failed.violations],
+        "retry_after_seconds": failed.retry_after,
+        "request_id": failed.request_id,
+    }
+    known = {key: value for key, value in told.items() if value not in ("", None, [], {})}
+    raise Failed(FAILED, _shown({"code": failed.code.name, "message": failed.message, **known}, as_json))
 
 
-def _details(packed: bytes) -> dict[str, object]:
-    info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-    retry, request = error_details_pb2.RetryInfo(), error_details_pb2.RequestInfo()
-    found: dict[str, object] = {}
-    for detail in status_pb2.Status.FromString(packed).details:
-        if detail.Unpack(info):
-            found |= {"reason": info.reason, "metadata": dict(info.metadata)}
-        elif detail.Unpack(bad_request):
-            violations = bad_request.field_violations
-            found["violations"] = [{"field": one.field, "description": one.description} for one in violations]
-        elif detail.Unpack(retry):
-            found["retry_after_seconds"] = retry.retry_delay.ToMilliseconds() / 1000
-        elif detail.Unpack(request):
-            found["request_id"] = request.request_id
-    return found
-
-
-def _shown(error: dict[str, object], as_json: bool) -> str:
+def _shown(error: Mapping[str, Any], as_json: bool) -> str:
     if as_json:
         return json.dumps({"error": error})
-    lines = [f"error: {' '.join(str(error[key]) for key in ('code', 'reason') if key in error)}: {error['message']}"]
-    violations = error.get("violations")
-    if isinstance(violations, list):
-        lines += [f"  {violation['field']}: {violation['description']}" for violation in violations]
+    lines = [f"error: {' '.join(error[key] for key in ('code', 'reason') if key in error)}: {error['message']}"]
+    lines += [f"  {violation['field']}: {violation['description']}" for violation in error.get("violations", [])]
     lines += [f"  retry after: {error['retry_after_seconds']} s"] if "retry_after_seconds" in error else []
     lines += [f"  request id: {error['request_id']}"] if "request_id" in error else []
     return printable("\n".join(lines))

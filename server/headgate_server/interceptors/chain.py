@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError, Message
 
 from headgate_server.call import REQUEST_ID, Call, CallRegistry
 from headgate_server.errors import InvalidRequest
-from headgate_server.interceptors.base import Begin, Check, End
+from headgate_server.interceptors.base import Begin, Check, End, tell
 from headgate_server.interceptors.status import fail
 from headgate_server.receiving import Reception
 
@@ -37,8 +37,8 @@ class Chain(grpc.aio.ServerInterceptor):
     """Every call goes through these, in this order, each of them in the order in which they are listed:
 
     `begin`, then `before_parse`, which look at metadata alone, then `after_parse`, which have the request, then the
-    handler, which gets (request, call). `end` comes whatever happened, and hears the one outcome. `runtime` tells the
-    generation of the configuration that a new call begins with. Only methods of `service` are touched: health and
+    handler, which gets (request, call). Each `end` comes whatever happened, and hears the one outcome. `runtime` tells
+    the generation of the configuration that a new call begins with. Only methods of `service` are touched: health and
     reflection pass.
     """
 
@@ -120,7 +120,7 @@ class Chain(grpc.aio.ServerInterceptor):
             finally:
                 error = call.end(sys.exception())
                 for end in self._end:
-                    end(call, error)
+                    tell(end, call, error)
 
         return answer
 

@@ -6,17 +6,13 @@ import asyncio
 from collections.abc import Sequence
 from contextvars import Context
 
-import structlog
-
 from headgate_server.call import Call
 from headgate_server.errors import GatewayError
-from headgate_server.interceptors.base import End
+from headgate_server.interceptors.base import End, tell
 
 DELAY_SECONDS = 0.025
 MOST_WAITING = 32
 """So many are told at once: calls in flight stand still meanwhile."""
-
-log = structlog.get_logger(component="server")
 
 
 class EndedCalls:
@@ -41,7 +37,4 @@ class EndedCalls:
         waiting, self._waiting = self._waiting, []
         for listener in self._listeners:
             for call, error in waiting:
-                try:
-                    listener(call, error)
-                except Exception:
-                    log.exception("call_not_told", request_id=call.request_id)
+                tell(listener, call, error)

@@ -60,6 +60,13 @@ def usage_of(record: pb.Attempt, uncounted_bytes: int, request: Request, share: 
     return known
 
 
+def uncounted_tokens(attempt: Attempt) -> int:
+    """Output that came after the vendor's last word on it; none where it said nothing at all."""
+    if not attempt.uncounted_bytes or not attempt.record.usage.HasField("output_tokens"):
+        return 0
+    return math.ceil(attempt.uncounted_bytes / BYTES_PER_TOKEN)
+
+
 def content_bytes(events: Iterable[pb.StreamGenerateResponse]) -> int:
     """Bytes of text, thinking and tool arguments in events of a stream; media count nothing."""
     size = 0

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import date, datetime, timedelta
 
+import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
-
-from headgate_server.ledger.columns import TABLES
 
 LOCK = 0x6C65_6467_6D6F_6E74
 LOCK_SECONDS = 5
 """So long readers may hold up a change of months: it is tried again later, and nobody waits behind it."""
+
+log = structlog.get_logger(component="ledger")
 
 
 def month_of(day: date) -> str:
@@ -28,32 +28,30 @@ def months_from(day: date, ahead: int) -> list[str]:
     return months
 
 
-async def make_months(connection: AsyncConnection, months: Iterable[str]) -> None:
-    """Makes those that are missing, in the connection's transaction."""
+async def make_month(connection: AsyncConnection, table: str, month: str) -> None:
+    """Makes one month of one table, if it is missing. In a transaction of its own: it locks the whole table, and a
+    reader who has one table and wants the next must not meet a server that goes the other way round."""
     await _lock(connection)
-    for month in months:
-        for table in TABLES:
-            await connection.execute(
-                text(
-                    f"CREATE TABLE IF NOT EXISTS {table}_{month.replace('-', '_')} PARTITION OF {table} "
-                    f"FOR VALUES FROM ('{month}-01 00:00:00+00') TO ('{_end(month)} 00:00:00+00')"
-                )
+    name = f"{table}_{month.replace('-', '_')}"
+    if await connection.scalar(text("SELECT to_regclass(:name)"), {"name": name}) is None:
+        await connection.execute(
+            text(
+                f"CREATE TABLE {name} PARTITION OF {table} "
+                f"FOR VALUES FROM ('{month}-01 00:00:00+00') TO ('{_end(month)} 00:00:00+00')"
             )
+        )
 
 
-async def drop_months(connection: AsyncConnection, now: datetime, retention_days: int) -> list[str]:
-    """Drops months that have ended more than so many days ago; their names."""
+async def drop_months(connection: AsyncConnection, table: str, now: datetime, retention_days: int) -> None:
+    """Drops those of one table that have ended more than so many days ago, likewise."""
     await _lock(connection)
     oldest = (now - timedelta(days=retention_days)).date()
-    dropped = []
-    for table in TABLES:
-        query = text("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = CAST(:table AS regclass)")
-        for name in (await connection.scalars(query, {"table": table})).all():
-            month = name.removeprefix(f"{table}_").replace("_", "-")
-            if _is_month(month) and _end(month) <= oldest:
-                await connection.execute(text(f"DROP TABLE {name}"))
-                dropped.append(name)
-    return dropped
+    query = text("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = CAST(:table AS regclass)")
+    for name in (await connection.scalars(query, {"table": table})).all():
+        month = name.removeprefix(f"{table}_").replace("_", "-")
+        if _is_month(month) and _end(month) <= oldest:
+            await connection.execute(text(f"DROP TABLE {name}"))
+            log.info("ledger_month_dropped", table=name)
 
 
 async def _lock(connection: AsyncConnection) -> None:

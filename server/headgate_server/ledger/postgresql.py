@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
-import structlog
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from headgate_server.config import Ledger
 from headgate_server.ledger.columns import TABLES
 from headgate_server.ledger.migrations import MIGRATIONS
-from headgate_server.ledger.partitions import drop_months, make_months, months_from
+from headgate_server.ledger.partitions import drop_months, make_month, months_from
 from headgate_server.ledger.spool import Batch
 from headgate_server.sql.engine import engine
 
@@ -25,8 +25,6 @@ Work = Callable[[AsyncConnection], Awaitable[None]]
 
 PREPARE_SECONDS = 60.0
 HANG_UP_SECONDS = 2.0
-
-log = structlog.get_logger(component="ledger")
 
 
 class PostgresqlLedger:
@@ -55,7 +53,12 @@ class PostgresqlLedger:
 
     async def look_after_months(self) -> None:
         """Has months ready, and drops those that are too old."""
-        await self._transact(self._look_after_months, PREPARE_SECONDS)
+        now = datetime.now(UTC)
+        self._months.clear()
+        await self._make(months_from(now.date(), self._config.months_ahead))
+        if (days := self._config.retention_days) is not None:
+            for table in TABLES:
+                await self._transact(partial(drop_months, table=table, now=now, retention_days=days), PREPARE_SECONDS)
 
     async def ping(self) -> None:
         """Sees whether it is there."""
@@ -64,26 +67,23 @@ class PostgresqlLedger:
     async def insert(self, batch: Batch) -> None:
         """Adds rows; those that are there already stay as they are."""
 
+        if self._config.migrate:
+            await self._make(sorted(set(batch.months) - self._months))
+
         async def insert_all(connection: AsyncConnection) -> None:
-            if self._config.migrate and (missing := set(batch.months) - self._months):
-                await make_months(connection, sorted(missing))
             for table, rows in batch.rows.items():
                 await connection.execute(_INSERTS[table], {"rows": rows})
 
         await self._transact(insert_all, self._config.timeout)
-        self._months.update(batch.months)
+
+    async def _make(self, months: Iterable[str]) -> None:
+        for month in months:
+            for table in TABLES:
+                await self._transact(partial(make_month, table=table, month=month), PREPARE_SECONDS)
+            self._months.add(month)
 
     async def _migrate(self, connection: AsyncConnection) -> None:
         await connection.run_sync(MIGRATIONS.upgrade)
-
-    async def _look_after_months(self, connection: AsyncConnection) -> None:
-        now = datetime.now(UTC)
-        months = months_from(now.date(), self._config.months_ahead)
-        await make_months(connection, months)
-        self._months.clear()
-        if self._config.retention_days is not None:
-            for name in await drop_months(connection, now, self._config.retention_days):
-                log.info("ledger_month_dropped", table=name)
 
     async def _transact(self, work: Work, seconds: float) -> None:
         """Does the work in one transaction, within the time. A frozen server does not even hear a cancel: the

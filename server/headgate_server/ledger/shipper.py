@@ -40,6 +40,7 @@ class Shipper:
         self._writer = writer
         self._months_due = 0.0
         self._caught_up = time.monotonic()
+        self._closing = asyncio.Event()
         self._shipping = asyncio.create_task(self._run())
 
     def lag(self, now: float) -> float:
@@ -48,12 +49,11 @@ class Shipper:
 
     async def close(self, seconds: float) -> None:
         """Sends what is left, if that is possible in this time; the rest is for the next start."""
+        self._closing.set()
+        # Not cancelled at once: what is under way would have to begin anew, on another connection.
+        await asyncio.wait((self._shipping,), timeout=0 if self.trouble else seconds)
         self._shipping.cancel()
         await asyncio.gather(self._shipping, return_exceptions=True)
-        with suppress(Exception):  # told of already, or again by the next start
-            async with asyncio.timeout(0 if self.trouble else seconds):
-                while await self._ship():
-                    pass
         with suppress(Exception):
             self.waiting = await self._writer.do(lambda spool: spool.waiting())
         if self.waiting:
@@ -65,6 +65,7 @@ class Shipper:
 
     async def _run(self) -> None:
         pause = self._config.ship_interval
+        is_last = False
         while True:
             try:
                 more = await self._ship()
@@ -79,7 +80,11 @@ class Shipper:
                     await self._count()
                     continue
                 self.waiting, self._caught_up = 0, time.monotonic()
-            await asyncio.sleep(pause)
+            if is_last:
+                return
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), pause)
+                is_last = True
 
     async def _ship(self) -> bool:
         """Sends one batch; whether there is more."""

@@ -17,7 +17,7 @@ from sqlalchemy.types import String
 
 from headgate_server.config.values import LABEL
 from headgate_server.ledger.columns import OPEN
-from headgate_server.ledger.tables import attempts
+from headgate_server.ledger.tables import attempts, calls
 
 GROUPS = ("tenant", "key", "model", "provider", "target", "day")
 """What to sum by, beside label:NAME: model as callers name it, target as the vendor does, day in UTC."""
@@ -68,10 +68,13 @@ async def totals(
 async def spending(
     connection: AsyncConnection, by: Sequence[str], since: float | None, until: float | None
 ) -> Sequence[tuple[Mapping[str, str], int]]:
-    """Nanos of US dollars that the operator's own accounts were charged, by groups."""
+    """Nanos of US dollars that the operator's own accounts were charged, by groups; for calls that have ended."""
     statement = _grouped(by, [func.sum(attempts.c.cost_nanos)]).where(
         attempts.c.currency == "USD", ~attempts.c.caller_key, attempts.c.outcome != OPEN, *_within(since, until)
     )
+    if connection.dialect.name == "sqlite":  # PostgreSQL has no others
+        in_flight = select(calls.c.id).where(calls.c.outcome == OPEN)
+        statement = statement.where(attempts.c.call_id.not_in(in_flight))
     rows = await connection.execute(statement)
     return [(dict(zip(by, values, strict=True)), int(nanos)) for *values, nanos in rows if nanos]
 

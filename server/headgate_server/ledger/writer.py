@@ -82,7 +82,8 @@ class Writer:
         """Has the rows written soon. Never waits."""
         weight = rows.weight
         if self.queued + weight > self._most_queued:
-            self._drop()
+            if rows.call[OUTCOME] != OPEN:  # of a call in flight the last word is still to come
+                self._drop()
             return
         if not self.queued:
             self._waiting_since = time.monotonic()

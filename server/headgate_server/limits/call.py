@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from headgate import v1 as pb
 
 from headgate_server.errors import ProviderLimitReached, RateLimited, UnpricedTarget
+from headgate_server.ledger.estimate import uncounted_tokens
 from headgate_server.limits import truth
 from headgate_server.limits.costs import Costs
 from headgate_server.limits.estimate import Request
@@ -105,11 +106,6 @@ class CallLimits:
         self._standings: dict[str, tuple[Scoped, Standing, int]] = {}
         """What was said last of each limit, and what was given back to it since."""
 
-    @property
-    def counts_money(self) -> bool:
-        """A budget may apply."""
-        return self._costs is not None
-
     async def enter(self) -> None:
         """Reserves for the call.
 
@@ -202,6 +198,10 @@ class CallLimits:
         ]
         most_estimates = max(len(self._tries), 1)
         used = truth.of_attempts(attempts, self._estimate, most_estimates)
+        for attempt in self._sent(share):
+            if uncounted := uncounted_tokens(attempt):
+                used["output_tokens"] += uncounted
+                used["total_tokens"] += uncounted
         if self._costs:
             used["cost"] = self._cost(share, self._costs, most_estimates)
         if not share.provider:
@@ -211,14 +211,18 @@ class CallLimits:
     def _cost(self, share: Share, costs: Costs, most_estimates: int) -> int:
         """What is in flight may cost as much as the estimate."""
         ended, in_flight = 0, 0
+        for attempt in self._sent(share):
+            if attempt.record.outcome:
+                ended += costs.of(attempt, self._request)
+            else:
+                in_flight += 1
+        return ended + self._estimate["cost"] * min(in_flight, most_estimates)
+
+    def _sent(self, share: Share) -> Iterator[Attempt]:
         for one in self._tries:
             for attempt in one.sent:
                 if _is_of(share, attempt.target.provider, attempt.target.model, one.name):
-                    if attempt.record.outcome:
-                        ended += costs.of(attempt, self._request)
-                    else:
-                        in_flight += 1
-        return ended + self._estimate["cost"] * min(in_flight, most_estimates)
+                    yield attempt
 
     def decisions(self) -> Iterator[tuple[str, bool, float]]:
         """Of each rule that was asked: its name, whether it had room, and the share of it that is left by now."""

@@ -55,25 +55,30 @@ class Estimator:
         self._default_output = default_output
         self.prices = prices
 
-    def amounts(self, request: Request) -> dict[str, int]:
-        """The most of each unit."""
+    def amounts(self, request: Request, callers_own: Collection[str] | None = None) -> dict[str, int]:
+        """The most of each unit; the cost, too, if it is told which issuers charge the caller's own account."""
+        targets = tuple(self._targets(request))
         tokens = input_tokens(request, self._settings)
         if isinstance(request, pb.GenerateRequest) and request.tools:
             tokens += TOOL_PROMPT_TOKENS
-        output_tokens = self._output_tokens(request) if isinstance(request, pb.GenerateRequest) else 0
-        return {
+        output_tokens = self._output_tokens(request, targets) if isinstance(request, pb.GenerateRequest) else 0
+        amounts = {
             "requests": 1,
             "input_tokens": tokens,
             "output_tokens": output_tokens,
             "total_tokens": tokens + output_tokens,
             "concurrency": 1,
         }
+        if callers_own is not None:
+            amounts["cost"] = self._cost(request, amounts, targets, callers_own)
+        return amounts
 
-    def cost(self, request: Request, amounts: Mapping[str, int], callers_own: Collection[str]) -> int:
-        """The most nanos of US dollars that it can cost at the dearest target; `callers_own` are the issuers that
-        charge the caller's own account."""
+    def _cost(
+        self, request: Request, amounts: Mapping[str, int], targets: Iterable[Target], callers_own: Collection[str]
+    ) -> int:
+        """Nanos of US dollars at the dearest target."""
         most = 0
-        for target in self._targets(request):
+        for target in targets:
             if target.issuer.lower() not in callers_own:
                 prices = in_dollars(self.prices(target))
                 cost = None
@@ -83,10 +88,10 @@ class Estimator:
                 most = max(most, UNKNOWN_COST if cost is None else cost)
         return min(most, MOST_COUNTED)
 
-    def _output_tokens(self, request: pb.GenerateRequest) -> int:
+    def _output_tokens(self, request: pb.GenerateRequest, targets: Iterable[Target]) -> int:
         config = request.config
         capped = config.HasField("max_output_tokens")
-        tokens = config.max_output_tokens if capped else self._most_output(request)
+        tokens = config.max_output_tokens if capped else self._most_output(request, targets)
         candidates = max(config.candidate_count, 1)
         if request.provider_options:
             stated = list(_settings_in(request.provider_options.values()))
@@ -94,13 +99,13 @@ class Estimator:
             candidates = max(candidates, _largest(stated, CANDIDATE_COUNTS))
         return tokens * candidates
 
-    def _most_output(self, request: pb.GenerateRequest) -> int:
+    def _most_output(self, request: pb.GenerateRequest, targets: Iterable[Target]) -> int:
         """Of a request that has no limit. Reasoning is output, and a card's number has it in it."""
         budget = max(request.reasoning.budget_tokens, 0)
         return max(
             (
                 self._card_output(target) or (self._default_output(target) or self._settings.output_tokens) + budget
-                for target in self._targets(request)
+                for target in targets
             ),
             default=self._settings.output_tokens + budget,
         )

@@ -87,10 +87,8 @@ class LimitPolicy:
         request = call.request
         if not isinstance(request, pb.GenerateRequest | pb.EmbedRequest) or not self._rules.any_for(call.principal):
             return None
-        estimate, costs = self._estimator.amounts(request), None
-        if self._rules.any_budget_for(call.principal):
-            costs = self._costs
-            estimate["cost"] = self._estimator.cost(request, estimate, call.provider_keys)
+        costs = self._costs if self._rules.any_budget_for(call.principal) else None
+        estimate = self._estimator.amounts(request, call.provider_keys if costs else None)
         return CallLimits(
             self.limiter, self._rules, call.principal, request, estimate, call.attempts, costs, call.provider_keys
         )

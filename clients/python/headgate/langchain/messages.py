@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from headgate import v1 as pb
-from headgate.content import audio, decoded_base64, file, image, video
+from headgate.content import audio, decoded_base64, file, image, remote, video
 from headgate.frameworks import call_arguments, keep, kept
 from headgate.openai_messages import ROLES
 from langchain_core.messages import (
@@ -183,7 +183,7 @@ def _media(make: Any, block: Mapping[str, Any]) -> pb.Part:
     if "base64" in block:
         part: pb.Part = make(decoded_base64(block["base64"]), mime_type=mime_type, **names)
     elif "url" in block:
-        part = make(block["url"], mime_type=mime_type, **names)
+        part = make(remote(block["url"]), mime_type=mime_type, **names)
     elif "text" in block:
         part = file(block["text"].encode(), mime_type="text/plain", title=block.get("title") or "")
     elif "file_id" in block:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from headgate import v1 as pb
-from headgate.content import audio, file, image, video
+from headgate.content import audio, file, image, remote, video
 from headgate.frameworks import call_arguments, keep, kept
 from llama_index.core.base.llms.types import (
     AudioBlock,
@@ -121,6 +121,6 @@ def _parts(block: Any) -> Iterator[pb.Part]:
 def _source(url: Any, block: Any, resolve: str) -> str | bytes:
     """The address, which only the vendor fetches, or the bytes."""
     if url:
-        return str(url)
+        return remote(str(url))
     data: bytes = getattr(block, resolve)().read()
     return data

@@ -18,6 +18,8 @@ from headgate_server.providers.gemini.usage import usage
 from headgate_server.providers.reading import extras, label, mapping, metadata, objects, text
 from headgate_server.sse import Event
 
+OUTPUT_COUNTS = frozenset(("candidatesTokenCount", "thoughtsTokenCount"))
+
 
 class Stream:
     """The state of one stream. Its end is the end of the body: the vendor sends no terminator."""
@@ -68,7 +70,8 @@ class Stream:
             start.create_time.CopyFrom(created)
         if reported := mapping(chunk.get("usageMetadata")):
             self._usage = reported
-            self.usage_reports += 1
+            if not OUTPUT_COUNTS.isdisjoint(reported):  # until it has ended, many count the prompt alone
+                self.usage_reports += 1
         self._extras |= extras(chunk, wire.ANSWER_FIELDS)
         self._blocked = wire.blocked_prompt(chunk) or self._blocked
         for position, found in enumerate(objects(chunk.get("candidates"))):
