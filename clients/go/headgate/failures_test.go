@@ -280,6 +280,17 @@ func TestKeysAndTokensGoAsBearerTheTokenAnewForEachCall(t *testing.T) {
 	}
 }
 
+func TestAnEmptyKeyIsNotSent(t *testing.T) {
+	t.Setenv("HEADGATE_API_KEY", "of-the-environment")
+	server, client := start(t, headgate.WithAPIKey(""))
+	if _, err := client.Generate(named(t, "auth-3"), headgate.Ask("hello", "Hi")); err != nil {
+		t.Fatal(err)
+	}
+	if sent, there := server.seen(t, "auth-3", 1)[0].Metadata["authorization"]; there {
+		t.Errorf("sent %q", sent)
+	}
+}
+
 func TestSenselessSettingsAreRefusedAtOnce(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "ca.pem")
 	if err := os.WriteFile(file, []byte("no certificate"), 0o600); err != nil {

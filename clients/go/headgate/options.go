@@ -62,8 +62,11 @@ func defaults() settings {
 	return made
 }
 
-// WithAPIKey sends an API key of Headgate's with every call.
+// WithAPIKey sends an API key of Headgate's with every call; an empty one sends none, whatever the environment says.
 func WithAPIKey(key string) Option {
+	if key == "" {
+		return WithTokenSource(nil)
+	}
 	return WithTokenSource(func(context.Context) (string, error) { return key, nil })
 }
 
