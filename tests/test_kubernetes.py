@@ -120,7 +120,7 @@ def test_the_grace_period_is_longer_than_the_drain(overlay: str, tmp_path: Path)
     server = configuration(overlay, tmp_path).server
     assert (server.drain_delay, server.drain_grace) == (Server().drain_delay, Server().drain_grace)
     pre_stop = container(overlay)["lifecycle"]["preStop"]["sleep"]["seconds"]
-    drain = pre_stop + server.drain_delay + server.drain_grace + 4 * CLEANUP_SECONDS
+    drain = pre_stop + server.drain_delay + server.drain_grace + 8 * CLEANUP_SECONDS
     assert pod(overlay)["terminationGracePeriodSeconds"] >= drain
     readiness = container(overlay)["readinessProbe"]
     noticed = readiness["periodSeconds"] * readiness["failureThreshold"]
