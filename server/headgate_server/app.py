@@ -7,7 +7,7 @@ import gc
 import signal
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
@@ -260,17 +260,12 @@ class Application:
         await drained
         if self._retiring:
             await asyncio.wait(self._retiring, timeout=CLEANUP_SECONDS)
-        await self._runtime.close()
-        if self._ledger:
-            await self._ledger.close()
         for task in self._watching:
             task.cancel()
-        if self._probes:
-            await self._probes.close()
-        if self._admin:
-            await self._admin.close()
-        if self._tracer:
-            await self._tracer.close()
+        async with AsyncExitStack() as closing:  # from the last to the first, each whatever another raises
+            for part in (self._tracer, self._admin, self._probes, self._ledger, self._runtime):
+                if part:
+                    closing.push_async_callback(part.close)
 
 
 def run(config: Config, path: Path | None = None, environment: Mapping[str, str] = MappingProxyType({})) -> None:
