@@ -280,6 +280,7 @@ type GenerateRequest struct {
 	// Attribution tags: at most 16, keys at most 64 and values at most 256 bytes.
 	Labels map[string]string `protobuf:"bytes,12,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Issuer to JSON object text, merged last into that vendor's request body as JSON Merge Patch (RFC 7396).
+	// Refused are members that choose the model or the stream: fallbacks, model, models, preset, route, stream, stream_options.
 	ProviderOptions map[string]string `protobuf:"bytes,13,rep,name=provider_options,json=providerOptions,proto3" json:"provider_options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Routing hint for the vendor's prompt cache.
 	PromptCacheKey string `protobuf:"bytes,14,opt,name=prompt_cache_key,json=promptCacheKey,proto3" json:"prompt_cache_key,omitempty"`
@@ -1384,6 +1385,7 @@ type EmbedRequest struct {
 	// Attribution tags: at most 16, keys at most 64 and values at most 256 bytes.
 	Labels map[string]string `protobuf:"bytes,11,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Issuer to JSON object text, merged last into that vendor's request body as JSON Merge Patch (RFC 7396).
+	// Refused are members that choose the model or the stream: fallbacks, model, models, preset, route, stream, stream_options.
 	ProviderOptions map[string]string `protobuf:"bytes,12,rep,name=provider_options,json=providerOptions,proto3" json:"provider_options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache

@@ -241,7 +241,9 @@ class GenerateRequest(_message.Message):
 
     @_builtins.property
     def provider_options(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Issuer to JSON object text, merged last into that vendor's request body as JSON Merge Patch (RFC 7396)."""
+        """Issuer to JSON object text, merged last into that vendor's request body as JSON Merge Patch (RFC 7396).
+        Refused are members that choose the model or the stream: fallbacks, model, models, preset, route, stream, stream_options.
+        """
 
     def __init__(
         self,
@@ -909,7 +911,9 @@ class EmbedRequest(_message.Message):
 
     @_builtins.property
     def provider_options(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Issuer to JSON object text, merged last into that vendor's request body as JSON Merge Patch (RFC 7396)."""
+        """Issuer to JSON object text, merged last into that vendor's request body as JSON Merge Patch (RFC 7396).
+        Refused are members that choose the model or the stream: fallbacks, model, models, preset, route, stream, stream_options.
+        """
 
     def __init__(
         self,

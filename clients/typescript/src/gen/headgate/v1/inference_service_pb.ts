@@ -108,6 +108,7 @@ export type GenerateRequest = Message<"headgate.v1.GenerateRequest"> & {
 
   /**
    * Issuer to JSON object text, merged last into that vendor's request body as JSON Merge Patch (RFC 7396).
+   * Refused are members that choose the model or the stream: fallbacks, model, models, preset, route, stream, stream_options.
    *
    * @generated from field: map<string, string> provider_options = 13;
    */
@@ -751,6 +752,7 @@ export type EmbedRequest = Message<"headgate.v1.EmbedRequest"> & {
 
   /**
    * Issuer to JSON object text, merged last into that vendor's request body as JSON Merge Patch (RFC 7396).
+   * Refused are members that choose the model or the stream: fallbacks, model, models, preset, route, stream, stream_options.
    *
    * @generated from field: map<string, string> provider_options = 12;
    */
