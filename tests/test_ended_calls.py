@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, cast
 
+from headgate import v1 as pb
 from structlog.testing import capture_logs
 
 from headgate_server.call import Call
 from headgate_server.errors import GatewayError
 from headgate_server.interceptors.ended_calls import MOST_WAITING, EndedCalls
-from tests.conftest import LogLines
+from tests.conftest import LogLines, Serve
 from tests.headgate_process import Headgate, ask, eventually
 
 
@@ -63,3 +66,21 @@ async def test_many_calls_at_once_do_not_wait_for_the_moment() -> None:
     assert batches == []
     await asyncio.sleep(0)
     assert len(batches) == MOST_WAITING
+
+
+async def test_what_is_over_needs_no_garbage_collector(serve: Serve, tmp_path: Path) -> None:
+    """Calls that refer to what refers to them would pile up until a collection holds every other call for long."""
+    limits = {"rules": [{"unit": "total_tokens", "limit": 1_000_000, "window": 60}]}
+    ledger = {"url": f"sqlite:///{tmp_path / 'ledger.db'}"}
+    async with serve(providers={"demo": {"adapter": "mock"}}, limits=limits, ledger=ledger) as headgate:
+        gc.collect()
+        gc.disable()
+        try:
+            await headgate.stub.Generate(ask("demo/echo"))
+            async for _ in headgate.stub.StreamGenerate(ask("demo/lorem")):
+                pass
+            await headgate.stub.Embed(pb.EmbedRequest(model="demo/embed", inputs=[pb.EmbedInput(text="Hi")]))
+            await headgate.idle()
+            await eventually(lambda: not any(isinstance(there, Call) for there in gc.get_objects()))
+        finally:
+            gc.enable()

@@ -64,7 +64,10 @@ class Attempt:
         self.started = time.monotonic()
         self.clock = AttemptClock(clocks, self.started, call.default_deadline)
         self.cause = cause
-        self._call = call
+        # Not the call itself, which knows its attempts: only the garbage collector would ever end them.
+        self._upstream = call.upstream
+        self._trace_headers = call.trace_headers
+        self._counts_content = call.counts_content
         self._state = state
         self._kind = kind
         self._permit = permit
@@ -73,7 +76,7 @@ class Attempt:
         """A hedged attempt at another target came first: if this one is cancelled, that is why."""
         call.attempts.append(self.record)
         call.causes.append(cause)
-        call.upstream.enter(self.started)
+        self._upstream.enter(self.started)
         self._span = call.trace.attempt(call, self.record, target, cause) if call.trace else None
         if call.entry:
             call.entry.began(self)
@@ -82,7 +85,7 @@ class Attempt:
     @property
     def trace_headers(self) -> Mapping[str, str]:
         """What tells the vendor of the trace."""
-        return self._span.headers if self._span else self._call.trace_headers
+        return self._span.headers if self._span else self._trace_headers
 
     def content_came(self) -> None:
         """The first content of a stream arrived: the attempt is committed."""
@@ -97,14 +100,14 @@ class Attempt:
         """Events of one read came. What of them the vendor has not counted is counted for the ledger."""
         if usage_reports != self._usage_reports:
             self._usage_reports, self.uncounted_bytes = usage_reports, 0
-        elif self._call.counts_content:
+        elif self._counts_content:
             self.uncounted_bytes += content_bytes(events)
 
     def counted(self, account: Account) -> None:
         """The vendor's own account of what was used, whatever becomes of the attempt."""
         if account.HasField("usage"):
             self.record.usage.CopyFrom(account.usage)
-        elif self._call.counts_content and isinstance(account, pb.GenerateResponse):
+        elif self._counts_content and isinstance(account, pb.GenerateResponse):
             self.uncounted_bytes = answer_bytes(account)
         if account.HasField("cost"):
             self.cost = account.cost
@@ -176,7 +179,7 @@ class Attempt:
         self._ended = True
         now = time.monotonic()
         latency = now - self.started
-        self._call.upstream.leave(now)
+        self._upstream.leave(now)
         if self._span:
             self._span.over()
         self.record.outcome = outcome

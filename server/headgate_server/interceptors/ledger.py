@@ -26,5 +26,6 @@ def conclude(ledger: Ledger) -> End:
     def end(call: Call, error: GatewayError | None) -> None:
         if call.entry:
             ledger.conclude(call.entry, error)
+            call.entry = None  # it knows the call: only the garbage collector would ever end the two
 
     return end
