@@ -76,11 +76,17 @@ async def test_what_is_over_needs_no_garbage_collector(serve: Serve, tmp_path: P
         gc.collect()
         gc.disable()
         try:
-            await headgate.stub.Generate(ask("demo/echo"))
-            async for _ in headgate.stub.StreamGenerate(ask("demo/lorem")):
+            mine = (("x-request-id", "nobody-collects-me"),)
+            await headgate.stub.Generate(ask("demo/echo"), metadata=mine)
+            async for _ in headgate.stub.StreamGenerate(ask("demo/lorem"), metadata=mine):
                 pass
-            await headgate.stub.Embed(pb.EmbedRequest(model="demo/embed", inputs=[pb.EmbedInput(text="Hi")]))
+            embed = pb.EmbedRequest(model="demo/embed", inputs=[pb.EmbedInput(text="Hi")])
+            await headgate.stub.Embed(embed, metadata=mine)
             await headgate.idle()
-            await eventually(lambda: not any(isinstance(there, Call) for there in gc.get_objects()))
+            await eventually(lambda: not any(_is_of(there, mine[0][1]) for there in gc.get_objects()))
         finally:
             gc.enable()
+
+
+def _is_of(there: object, request_id: str) -> bool:
+    return type(there) is Call and there.request_id == request_id
