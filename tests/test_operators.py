@@ -232,7 +232,7 @@ async def test_the_welcome_says_what_is_served_and_a_call_to_paste() -> None:
     assert finished.code == 0
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory of a process is read from Linux's /proc")
 async def test_a_server_at_rest_holds_at_most_90_mb_and_says_nothing(tmp_path: Path) -> None:
     """Once it watches its configuration file, too, and somebody writes another one beside it."""
     config = tmp_path / "headgate.yaml"
