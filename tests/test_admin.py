@@ -413,12 +413,13 @@ async def test_the_host_that_is_configured_is_answered(serve: Serve) -> None:
 
 
 async def test_an_admin_port_that_is_taken_stops_the_start(serve: Serve) -> None:
-    """With a line that names it; nothing is served half."""
+    """With a line that names it; nothing is served half, and nothing is left running."""
     async with serve(providers=DEMO) as headgate:
-        address = headgate.application.admin_address
+        address, others = headgate.application.admin_address, asyncio.all_tasks()
         with pytest.raises(OSError, match=rf"cannot listen on {address} \(admin\)"):
             async with serve(providers=DEMO, admin={"listen": address}):
                 pass
+        await eventually(lambda: asyncio.all_tasks() <= others)
 
 
 async def test_it_can_be_switched_off(serve: Serve) -> None:

@@ -24,7 +24,7 @@ from headgate_server.interceptors.chain import Chain
 from headgate_server.principal import Principal
 from headgate_server.redaction import MASK
 from headgate_server.runtime import Runtime
-from headgate_server.telemetry.masking import mask_fields, mask_keys
+from headgate_server.telemetry.masking import is_plain, mask_fields, mask_keys
 from headgate_server.telemetry.repetition import MAX_KINDS, WINDOW_SECONDS, Repetition
 from tests.conftest import LogLines, Serve
 from tests.headgate_process import ask, configured, failing
@@ -297,10 +297,31 @@ def test_fields_are_masked_by_name_at_any_depth(secret: str, plain: str, depth: 
     assert repr(masked).count(repr(MASK)) == 1
 
 
-def test_lines_without_secrets_are_not_copied() -> None:
+def test_lines_without_secrets_are_known_as_such() -> None:
     """Almost all of them: that is what makes masking cheap."""
-    line = {"event": "call", "attempts": [{"provider": "v", "tokens": {"input": 5}}], "labels": {"team": "a"}}
-    assert mask_fields(line) is line
+    line = {
+        "event": "call",
+        "attempts": [{"provider": "v", "tokens": {"input": 5}}],
+        "labels": {"team": "a"},
+        "n": None,
+    }
+    assert is_plain(line)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"x-api-key": "c"},
+        [{"inner": ({"password": "c"},)}],
+        "refused sk-proj-0123456789abcdef",
+        {"sk-proj-0123456789abcdef": "named like a key"},
+        [["hg_0123456789ab_0123456789"]],
+        ValueError("of a vendor"),
+    ],
+)
+def test_lines_that_may_hold_a_secret_are_looked_at(value: Any) -> None:
+    """By a name at any depth, by what a text or a name looks like, or because nobody knows how a value prints."""
+    assert not is_plain({"event": "e", "value": value})
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,8 @@ async def test_a_stop_amid_all_that_is_told_to_every_caller_once() -> None:
             await headgate.application.stop(delay=0, grace=0)
             told = {plan: await task for plan, task in made.items()}
             await eventually(lambda: not any(held(headgate, vendors)), 5)
-        await eventually(lambda: not vendors.open_connections and asyncio.all_tasks() <= others, 20)
+        await eventually(lambda: not vendors.open_connections, 20)
+        await eventually(lambda: asyncio.all_tasks() <= others, 20)
     assert list(unmatched(told, log, vendors)) == []
     assert log.errors == []
     assert "GATEWAY_DRAINING" in {outcome.reason for outcome in told.values()}

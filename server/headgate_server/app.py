@@ -58,6 +58,7 @@ READINESS = ("", SERVICE, "readiness")
 LIVENESS = "liveness"
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 CLEANUP_SECONDS = 5.0
+FAREWELL_SECONDS = 0.2
 RELOAD_PATIENCE_SECONDS = 2.0
 """So long a reload waits for new tokens and signing keys: what else it changes must not wait long."""
 RELOADABLE = {"receive_timeout", "max_concurrent_calls", "max_reply_bytes", "drain_delay", "drain_grace"}
@@ -87,7 +88,8 @@ class Application:
         )
         self._recent = Recent()
         counting = [metrics(self._metrics, self._recent)] if config.admin.enabled else []
-        self._ended = EndedCalls([log_call, *counting])
+        entering = [conclude(self._ledger)] if self._ledger else []
+        self._ended = EndedCalls([*entering, log_call, *counting])
         self._admin = self._admin_listener(config) if config.admin.enabled else None
         self._reception = Reception()
         self._memory = MemoryWatch(int(config.server.max_memory_bytes), self._reception.give_up_slow)
@@ -104,12 +106,7 @@ class Application:
                     begin=[logs.bind, begin_trace(self._tracer)],
                     before_parse=[admission(self._calls, lambda: self._memory.short), authenticate],
                     after_parse=[*([enter(self._ledger)] if self._ledger else []), validate, permit, reserve],
-                    end=[
-                        settle,
-                        end_trace,
-                        *([conclude(self._ledger)] if self._ledger else []),
-                        self._ended.add,
-                    ],
+                    end=[settle, end_trace, self._ended.add],
                     reception=self._reception,
                 )
             ],
@@ -169,13 +166,21 @@ class Application:
         """Listens and serves; the port that was bound.
 
         Raises:
-            OSError: an address cannot be bound.
+            OSError: an address cannot be bound. Nothing is left of what had begun.
         """
+        try:
+            return await self._start()
+        except BaseException:
+            await self._server.stop(0)
+            await self._close()
+            raise
+
+    async def _start(self) -> int:
         if self._ledger:
             await self._ledger.start()
         await self._runtime.start()
         self._watching = [
-            asyncio.create_task(watch_lag(self._metrics.loop_lag.observe)),
+            asyncio.create_task(watch_lag(self._metrics.record_lag)),
             asyncio.create_task(self._memory.run()),
             asyncio.create_task(self._reception.run()),
         ]
@@ -254,12 +259,17 @@ class Application:
         if not await self._calls.drained(CLEANUP_SECONDS):
             log.error("calls_left_at_stop", calls=len(self._calls))
         hurrying.cancel()
+        # What ended calls were told is on its way: closing their connections under it would take it from them.
+        await asyncio.wait((stopping,), timeout=FAREWELL_SECONDS)
         await self._server.stop(0)
-        self._ended.tell()
         await stopping
         await drained
         if self._retiring:
             await asyncio.wait(self._retiring, timeout=CLEANUP_SECONDS)
+        self._ended.tell()
+        await self._close()
+
+    async def _close(self) -> None:
         for task in self._watching:
             task.cancel()
         async with AsyncExitStack() as closing:  # from the last to the first, each whatever another raises

@@ -64,6 +64,10 @@ class Attempt:
         self.started = time.monotonic()
         self.clock = AttemptClock(clocks, self.started, call.default_deadline)
         self.cause = cause
+        self.latency: float | None = None
+        """Seconds to its end, known from then on."""
+        self.first_token: float | None = None
+        """Seconds to its first content, of a stream that has brought some."""
         # Not the call itself, which knows its attempts: only the garbage collector would ever end them.
         self._upstream = call.upstream
         self._trace_headers = call.trace_headers
@@ -91,8 +95,9 @@ class Attempt:
         """The first content of a stream arrived: the attempt is committed."""
         self.clock.content_came()
         now = time.monotonic()
-        self.record.first_token_latency.FromNanoseconds(int((now - self.started) * 1e9))
-        self._state.first_token(self._permit, now - self.started, now)
+        self.first_token = now - self.started
+        self.record.first_token_latency.FromNanoseconds(int(self.first_token * 1e9))
+        self._state.first_token(self._permit, self.first_token, now)
         if self._span:
             self._span.content_came()
 
@@ -140,7 +145,7 @@ class Attempt:
         if self._ended:
             return
         latency = self._end(pb.ATTEMPT_OUTCOME_SUPERSEDED if self.superseded else pb.ATTEMPT_OUTCOME_CANCELLED)
-        waited = None if self.record.HasField("first_token_latency") else latency
+        waited = latency if self.first_token is None else None
         self._state.cancelled(self._permit, self._kind, waited, self.started + latency)
 
     def supersede(self) -> None:
@@ -178,7 +183,7 @@ class Attempt:
     def _end(self, outcome: pb.AttemptOutcome.ValueType) -> float:
         self._ended = True
         now = time.monotonic()
-        latency = now - self.started
+        latency = self.latency = now - self.started
         self._upstream.leave(now)
         if self._span:
             self._span.over()

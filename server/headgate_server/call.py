@@ -8,6 +8,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import Message
@@ -17,6 +18,7 @@ from headgate_server import errors
 from headgate_server.errors import GatewayError
 from headgate_server.json_codec import dumps
 from headgate_server.principal import ANONYMOUS, Principal
+from headgate_server.validation import within_bounds
 
 if TYPE_CHECKING:
     import grpc.aio
@@ -114,6 +116,12 @@ class Call:
         """The attempt whose answer the caller got, or the last one if none answered."""
         answered = (attempt for attempt in reversed(self.attempts) if attempt.outcome == pb.ATTEMPT_OUTCOME_OK)
         return next(answered, self.attempts[-1] if self.attempts else None)
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """The request's labels: of one that is not valid, what a valid one may have."""
+        labels = getattr(self.request, "labels", None)
+        return within_bounds(labels) if labels else {}
 
     @property
     def counts_content(self) -> bool:

@@ -6,10 +6,10 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 from weakref import ReferenceType, ref
 
 import msgspec
@@ -17,8 +17,9 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from headgate_server.printing import json_safe, printable
-from headgate_server.telemetry.masking import mask_fields, mask_keys, mask_texts
+from headgate_server.telemetry.masking import is_plain, mask_fields, mask_keys, mask_texts
 from headgate_server.telemetry.repetition import Kind, Repetition
+from headgate_server.timestamps import rfc3339
 
 if TYPE_CHECKING:
     from headgate_server.call import Call
@@ -50,6 +51,43 @@ _call: ContextVar[ReferenceType[Call]] = ContextVar("call")
 _repetition: Repetition | None = None
 
 
+class Lines:
+    """Where lines are written: each at once, or those of a block together."""
+
+    def __init__(self, file: TextIO) -> None:
+        self.file = file
+        self._held: list[str] | None = None
+
+    def info(self, line: str) -> None:
+        """Writes a line, of whatever level."""
+        if self._held is not None:
+            self._held.append(f"{line}\n")
+            return
+        self.file.write(f"{line}\n")
+        self.file.flush()
+
+    debug = warning = error = critical = exception = info
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is written within is written at its end, all at once: that takes a fraction of the time."""
+        if self._held is not None:
+            yield
+            return
+        self._held = []
+        try:
+            yield
+        finally:
+            held, self._held = self._held, None
+            if held:
+                self.file.write("".join(held))
+                self.file.flush()
+
+
+_lines = Lines(sys.stderr)
+together = _lines.together
+
+
 def bind(call: Call) -> None:
     """From here on the lines of this task, and of those that it starts, tell which call they belong to."""
     _call.set(ref(call))
@@ -69,13 +107,13 @@ def configure(telemetry: Telemetry) -> None:
         structlog.processors.add_log_level,
         _add_timestamp,
         structlog.processors.format_exc_info,
-        _mask_fields,
     ]
+    _lines.file = sys.stderr
     renderers = _for_people() if telemetry.log_format == "console" else [_render_json]
     structlog.configure(
         processors=[*([_by_component(levels, least)] if levels else []), _hold_back, *shared, *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(min(least, *levels.values()) if levels else least),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: _lines,
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
@@ -112,15 +150,10 @@ def of_call(call: Call) -> dict[str, str]:
     return told
 
 
-def timestamp(seconds: float) -> str:
-    """A moment since the epoch as lines have it."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
-
-
 def _add_timestamp(_logger: Any, _name: str, event: EventDict) -> EventDict:
     """When it is written, unless the line itself tells of an earlier moment."""
     if "timestamp" not in event:
-        event["timestamp"] = timestamp(time.time())
+        event["timestamp"] = rfc3339(time.time())
     return event
 
 
@@ -190,7 +223,7 @@ def _for_people() -> list[Processor]:
     """Tracebacks are plain: rich would show local variables, in which keys and prompts stand."""
     plain = structlog.dev.plain_traceback
     console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)
-    return [_mask_texts, _without_controls, console]
+    return [_mask_fields, _mask_texts, _without_controls, console]
 
 
 def _mask_texts(_logger: Any, _name: str, event: EventDict) -> EventDict:
@@ -198,11 +231,16 @@ def _mask_texts(_logger: Any, _name: str, event: EventDict) -> EventDict:
 
 
 def _render_json(_logger: Any, _name: str, event: EventDict) -> str:
+    if is_plain(event):  # type: ignore[arg-type]  # structlog's chains hold nothing but dicts
+        return json_safe(_json(event))
+    return json_safe(mask_keys(_json(mask_fields(event))))  # type: ignore[arg-type]
+
+
+def _json(event: Any) -> str:
     try:
-        line = _encode(event).decode()
+        return _encode(event).decode()
     except UnicodeEncodeError:  # halves of characters, which a vendor can send as JSON escapes
-        line = json.dumps(event, default=str)
-    return json_safe(mask_keys(line))
+        return json.dumps(event, default=str)
 
 
 def _without_controls(_logger: Any, _name: str, event: EventDict) -> EventDict:

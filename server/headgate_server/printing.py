@@ -15,6 +15,8 @@ def printable(text: str) -> str:
 
 def json_safe(text: str) -> str:
     """JSON text in which the same characters are escapes, so that it says the same."""
+    if text.isascii() and text.isprintable():  # nearly all of it is, and this takes a tenth of the time
+        return text
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 

@@ -42,13 +42,14 @@ def _run(options: Options) -> Report:
 
 
 def _print(report: Report) -> None:
-    print(f"{report.seconds:.1f} s, {report.options.calls / report.seconds:.0f} calls a second")
+    made = report.outcomes.total()
+    print(f"{made} calls in {report.seconds:.1f} s, {made / report.seconds:.0f} a second")
     print(f"{report.faults} of {report.requests} requests failed by the vendors' doing")
     for title, counts in (("outcome", report.outcomes), ("attempt", report.attempts)):
         for name, count in counts.most_common():
             print(f"{count:8}  {title} {name}")
     more_objects, more_bytes = report.grown
-    print(f"second half: {more_objects:+} objects, {more_bytes / 1024:+.0f} KiB resident")
+    print(f"last part: {more_objects:+} objects, {more_bytes / 1024:+.0f} KiB resident")
     for problem in report.problems[:SHOWN]:
         print(f"PROBLEM {problem}")
     print(f"{len(report.problems)} problems")

@@ -23,6 +23,8 @@ KEPT_OBJECTS = 4000
 KEPT_BYTES = 8 * 1024 * 1024
 """Growth that is no leak: pools that happen to be fuller, and what the allocator does not give back."""
 KEPT_BYTES_A_CALL = 2048
+PARTS = 3
+"""So many times in a row a leak must grow beyond that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Options:
 
 @dataclass(slots=True)
 class Report:
-    """What came of it. `grown` is how many objects and bytes the second half added."""
+    """What came of it. `grown` is how many objects and bytes the last part added."""
 
     options: Options
     seconds: float = 0.0
@@ -52,7 +54,10 @@ class Report:
 
 
 async def soak(options: Options) -> Report:
-    """Makes the calls in three parts: to warm up, then two halves between which nothing may grow."""
+    """Makes the calls in three parts: to warm up, then two halves between which nothing may grow.
+
+    Where something did, as many calls again tell a leak, which grows each time, from pools that happened to be fuller.
+    """
     report, log = Report(options), Log()
     vendors = Vendors(options.seed, options.faulty_share)
     others = asyncio.all_tasks()
@@ -61,15 +66,19 @@ async def soak(options: Options) -> Report:
             async with running(**sections(vendors.running)) as headgate:
                 reloading = asyncio.create_task(_reload(headgate, vendors, options.reload_seconds))
                 part = _Part(headgate, vendors, log, report)
-                calls = plans(options.seed, options.calls, options.leaving_share)
+                calls = plans(options.seed, options.calls * PARTS, options.leaving_share)
                 warm_up = int(options.calls * WARM_UP_SHARE)
                 half = (options.calls - warm_up) // 2
                 began = time.monotonic()
                 await part.make(islice(calls, warm_up))
                 await part.make(islice(calls, half))
-                before = objects(), resident_bytes(os.getpid())
-                await part.make(calls)
-                after = objects(), resident_bytes(os.getpid())
+                for _ in range(PARTS):
+                    before = objects(), resident_bytes(os.getpid())
+                    await part.make(islice(calls, half))
+                    after = objects(), resident_bytes(os.getpid())
+                    report.grown = after[0] - before[0], after[1] - before[1]
+                    if not any(_leaks(report, half)):
+                        break
                 report.seconds = time.monotonic() - began
                 reloading.cancel()
                 with suppress(asyncio.CancelledError):
@@ -82,7 +91,6 @@ async def soak(options: Options) -> Report:
             await eventually(lambda: asyncio.all_tasks() <= others, SETTLE_SECONDS)
         report.problems += [f"left over: {task.get_coro()}" for task in asyncio.all_tasks() - others]
     report.attempts, report.requests, report.faults = log.attempts, vendors.requests, vendors.faults
-    report.grown = after[0] - before[0], after[1] - before[1]
     report.problems += log.errors
     report.problems += _leaks(report, half)
     return report

@@ -13,19 +13,23 @@ from headgate_server.call import Call
 from headgate_server.errors import GatewayError
 from headgate_server.principal import ANONYMOUS
 from headgate_server.redaction import redacted
-from headgate_server.validation import within_bounds
+from headgate_server.timestamps import rfc3339
 
 MAX_TEXT = 256
 OUTCOMES = {value: name.removeprefix("ATTEMPT_OUTCOME_") for name, value in pb.AttemptOutcome.items()}
-TOKENS = {name: f"{name}_tokens" for name in ("input", "output", "cache_read", "cache_write", "reasoning")}
+TOKENS = {
+    pb.Usage.DESCRIPTOR.fields_by_name[f"{name}_tokens"].number: name
+    for name in ("input", "output", "cache_read", "cache_write", "reasoning")
+}
 
 log = structlog.get_logger(component="access")
 
 
 def log_call(call: Call, error: GatewayError | None) -> None:
     """Writes the last line of the call."""
-    if log.is_enabled_for(logging.INFO):
-        log.info("call", **_line(call, error))
+    logger = log.bind()
+    if logger.is_enabled_for(logging.INFO):
+        logger.info("call", **_line(call, error))
     if error and error.vendor_detail:
         # A vendor's words may repeat the prompt: they are for those who ask for them.
         log.debug("vendor_detail", **logs.of_call(call), detail=redacted(error.vendor_detail))
@@ -34,7 +38,7 @@ def log_call(call: Call, error: GatewayError | None) -> None:
 def _line(call: Call, error: GatewayError | None) -> dict[str, Any]:
     line: dict[str, Any] = {
         **logs.of_call(call),
-        "timestamp": logs.timestamp(call.ended_at),
+        "timestamp": rfc3339(call.ended_at),
         "method": call.method,
         "peer": call.peer,
         "code": error.code.name if error else "OK",
@@ -49,7 +53,7 @@ def _line(call: Call, error: GatewayError | None) -> dict[str, Any]:
             line["facts"] = error.facts
     if isinstance(call.request, pb.GenerateRequest | pb.EmbedRequest):
         line["model"] = call.request.model[:MAX_TEXT]
-        line["labels"] = within_bounds(call.request.labels)
+        line["labels"] = call.labels
     if call.routed_to:
         line["routed_to"] = call.routed_to
     if call.arm:
@@ -77,10 +81,5 @@ def _attempt(attempt: pb.Attempt) -> dict[str, Any]:
     if attempt.HasField("first_token_latency"):
         line["first_token_ms"] = attempt.first_token_latency.ToMicroseconds() / 1000
     if attempt.HasField("usage"):
-        usage = attempt.usage
-        line["tokens"] = {
-            name: getattr(usage, field)
-            for name, field in TOKENS.items()
-            if usage.HasField(field)  # type: ignore[arg-type]  # a closed list of names
-        }
+        line["tokens"] = {TOKENS[field.number]: n for field, n in attempt.usage.ListFields() if field.number in TOKENS}
     return line

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from contextvars import Context
 
+from headgate_server import logs
 from headgate_server.call import Call
 from headgate_server.errors import GatewayError
 from headgate_server.interceptors.base import End, tell
@@ -35,6 +36,7 @@ class EndedCalls:
     def tell(self) -> None:
         """Tells of those that are waiting, now: somebody looks, or the server stops."""
         waiting, self._waiting = self._waiting, []
-        for listener in self._listeners:
-            for call, error in waiting:
-                tell(listener, call, error)
+        with logs.together():
+            for listener in self._listeners:
+                for call, error in waiting:
+                    tell(listener, call, error)

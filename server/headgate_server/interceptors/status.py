@@ -56,11 +56,11 @@ async def _abort(call: Call, rpc_status: RpcStatus) -> NoReturn:
     if not call.ended_by_server:
         await call.context.abort_with_status(rpc_status)
     aborting = asyncio.ensure_future(call.context.abort_with_status(rpc_status))
+    _unread.add(aborting)
+    aborting.add_done_callback(_forget)
     sent, _ = await asyncio.wait((aborting,), timeout=UNREAD_SECONDS)
     if sent:
         await aborting
-    _unread.add(aborting)
-    aborting.add_done_callback(_forget)
     raise asyncio.CancelledError
 
 

@@ -31,7 +31,7 @@ class Content:
             case pb.GenerateResponse():
                 self._answer.add_answer(message)
 
-    def row(self, call_id: str, time: float) -> tuple[Any, ...]:
+    def row(self, call_id: str, time: str) -> tuple[Any, ...]:
         """As the table of contents has it."""
         if self._prompt and isinstance(self._request, pb.GenerateRequest):
             self._prompt.add(self._request.messages)

@@ -6,8 +6,8 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import ReferenceType, ref
 
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from headgate import v1 as pb
 
@@ -16,7 +16,7 @@ from headgate_server.ledger.columns import ATTEMPTS, OPEN, TOKENS
 from headgate_server.ledger.content import Content
 from headgate_server.ledger.estimate import account_of
 from headgate_server.limits.estimate import Request
-from headgate_server.validation import within_bounds
+from headgate_server.timestamps import sqlite_text
 
 if TYPE_CHECKING:
     from headgate_server.attempt import Attempt
@@ -63,30 +63,36 @@ class Entry:
     """
 
     def __init__(
-        self, entry_id: str, call: Call, request: Request, content: Content | None, begun: deque[tuple[float, Entry]]
+        self,
+        entry_id: str,
+        now: float,
+        call: Call,
+        request: Request,
+        content: Content | None,
+        begun: deque[tuple[float, ReferenceType[Entry]]],
     ) -> None:
         self.id = entry_id
-        self.time = time.time() - (time.monotonic() - call.started)
+        self.time = now - (time.monotonic() - call.started)
         self.attempts: list[Attempt] = []
         self.content = content
-        self.concluded = False
         self._begun = begun
         self._call = call
         self._request = request
-        self._labels = _labels(request)
-        self._asked = _clean(request.model)
-        self._tenant = _clean(call.principal.tenant)
-        self._key_id = _clean(call.principal.key_id, MAX_KEY_TEXT)
 
     def began(self, attempt: Attempt) -> None:
         """An attempt is made."""
         self.attempts.append(attempt)
-        self._begun.append((attempt.started, self))
+        self._begun.append((attempt.started, ref(self)))
 
     def replied(self, message: Message) -> None:
         """A message goes to the caller: a whole answer, or an event of one."""
         if self.content:
             self.content.replied(message)
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether the call goes on."""
+        return not self._call.ended_at
 
     def rows_so_far(self) -> Rows:
         """What is known of a call in flight."""
@@ -94,34 +100,46 @@ class Entry:
 
     def rows(self, error: GatewayError | None) -> Rows:
         """All of it, once the call has ended with that error or with its answer."""
-        self.concluded = True
         latency = _micros(self._call.duration)
-        content = self.content.row(self.id, self.time) if self.content else None
+        content = self.content.row(self.id, sqlite_text(self.time)) if self.content else None
         if error is None:
             return self._rows("OK", "", latency, content)
         return self._rows(error.code.name, error.reason, latency, content)
 
     def _rows(self, outcome: str, reason: str, latency: int | None, content: Row | None = None) -> Rows:
-        attempts = [self._attempt(attempt) for attempt in self.attempts]
-        return Rows(self._row(outcome, reason, latency, attempts), attempts, content)
-
-    def _row(self, outcome: str, reason: str, latency: int | None, attempts: Sequence[Row]) -> Row:
         call = self._call
-        answering = call.answering
+        whose = (_clean(call.principal.tenant), _clean(call.principal.key_id, MAX_KEY_TEXT))
+        what = (_labels(call), _clean(self._request.model))
+        attempts = [self._attempt(attempt, *whose, *what) for attempt in self.attempts]
+        return Rows(self._row(outcome, reason, latency, attempts, *whose, *what), attempts, content)
+
+    def _row(
+        self,
+        outcome: str,
+        reason: str,
+        latency: int | None,
+        attempts: Sequence[Row],
+        tenant: str,
+        key_id: str,
+        labels: str,
+        model: str,
+    ) -> Row:
+        call = self._call
+        answering = self._answering
         return (
             self.id,
-            self.time,
+            sqlite_text(self.time),
             call.name,
             call.request_id,
-            self._tenant,
-            self._key_id,
+            tenant,
+            key_id,
             _clean(self._request.end_user_id),
-            self._labels,
-            self._asked,
+            labels,
+            model,
             call.routed_to,
             call.arm,
-            answering.provider if answering else "",
-            _clean(answering.model) if answering else "",
+            answering.target.provider if answering else "",
+            _clean(answering.target.model) if answering else "",
             len(attempts),
             outcome,
             reason,
@@ -130,34 +148,39 @@ class Entry:
             *_sums(attempts),
         )
 
-    def _first_token(self, answering: pb.Attempt) -> int | None:
-        """Since the call began; None where nothing was streamed."""
-        if not answering.HasField("first_token_latency"):
-            return None
-        began = self.attempts[answering.number - 1].started - self._call.started
-        return _micros(began) + _duration_micros(answering.first_token_latency)
+    @property
+    def _answering(self) -> Attempt | None:
+        """The attempt whose answer the caller got, or the last one if none answered."""
+        record = self._call.answering
+        return self.attempts[record.number - 1] if record and len(self.attempts) >= record.number else None
 
-    def _attempt(self, attempt: Attempt) -> Row:
-        call, record = self._call, attempt.record
+    def _first_token(self, answering: Attempt) -> int | None:
+        """Since the call began; None where nothing was streamed."""
+        if answering.first_token is None:
+            return None
+        return _micros(answering.started - self._call.started) + _micros(answering.first_token)
+
+    def _attempt(self, attempt: Attempt, tenant: str, key_id: str, labels: str, model: str) -> Row:
+        record = attempt.record
         usage, cost = account_of(attempt, self._request)
         return (
             self.id,
             record.number,
-            self.time + (attempt.started - call.started),
-            self._tenant,
-            self._key_id,
-            self._labels,
-            self._asked,
-            record.provider,
-            _clean(record.model),
+            sqlite_text(self.time + (attempt.started - self._call.started)),
+            tenant,
+            key_id,
+            labels,
+            model,
+            attempt.target.provider,
+            _clean(attempt.target.model),
             attempt.cause,
             OUTCOMES[record.outcome],
             record.error_reason,
             record.http_status or None,
             record.provider_request_id,
             bool(attempt.caller_key),
-            _duration_micros(record.latency) if record.HasField("latency") else None,
-            _duration_micros(record.first_token_latency) if record.HasField("first_token_latency") else None,
+            _micros_or_none(attempt.latency),
+            _micros_or_none(attempt.first_token),
             *_tokens(usage),
             usage.estimated,
             *(_cost(cost) if cost else NO_COST),
@@ -204,11 +227,11 @@ def _sum(counts: Sequence[int | None]) -> int | None:
     return sum(known) if known else None
 
 
-def _labels(request: Request) -> str:
+def _labels(call: Call) -> str:
     """As JSON, in which PostgreSQL takes no NUL."""
-    if not request.labels:
+    if not call.labels:
         return "{}"
-    text = dumps(within_bounds(request.labels)).decode()
+    text = dumps(call.labels).decode()
     return text.replace("\\u0000", "\\ufffd") if "\\u0000" in text else text
 
 
@@ -221,5 +244,5 @@ def _micros(seconds: float) -> int:
     return round(seconds * 1e6)
 
 
-def _duration_micros(duration: Duration) -> int:
-    return duration.seconds * 1_000_000 + duration.nanos // 1000
+def _micros_or_none(seconds: float | None) -> int | None:
+    return None if seconds is None else _micros(seconds)

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
+from weakref import ReferenceType
 
 import structlog
 
@@ -37,7 +38,8 @@ class Ledger:
     def __init__(self, config: LedgerConfig) -> None:
         self._config = config
         self._ids = Ids()
-        self._begun: deque[tuple[float, Entry]] = deque()
+        self._begun: deque[tuple[float, ReferenceType[Entry]]] = deque()
+        """Weak: hardly any call takes so long that it is looked for."""
         self._looking: asyncio.TimerHandle | None = None
         self._writer: Writer | None = None
         self._shipper: Shipper | None = None
@@ -76,7 +78,8 @@ class Ledger:
         policy = call.runtime.config.ledger or self._config
         keeps = policy.content.prompts or policy.content.answers
         content = Content(policy.content, request) if keeps else None
-        return Entry(self._ids.new(time.time()), call, request, content, self._begun)
+        now = time.time()
+        return Entry(self._ids.new(now), now, call, request, content, self._begun)
 
     def conclude(self, entry: Entry, error: GatewayError | None) -> None:
         """A call has ended, with that error or with its answer."""
@@ -127,8 +130,8 @@ class Ledger:
         began_before = time.monotonic() - LONG_SECONDS
         long: dict[Entry, None] = {}
         while self._begun and self._begun[0][0] <= began_before:
-            _, entry = self._begun.popleft()
-            if not entry.concluded:
+            _, begun = self._begun.popleft()
+            if (entry := begun()) and entry.in_flight:
                 long[entry] = None
         for entry in long:
             if self._writer:

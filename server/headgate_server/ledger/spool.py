@@ -14,6 +14,7 @@ from typing import Any
 
 from headgate_server.ledger.columns import LOST, OPEN, TABLES
 from headgate_server.ledger.entry import Row, Rows
+from headgate_server.timestamps import sqlite_text
 
 SYNCHRONOUS = {"commit": "FULL", "checkpoint": "NORMAL", "never": "OFF"}
 BUSY_SECONDS = 5.0
@@ -21,8 +22,6 @@ AT_ONCE = 50
 """Rows in one statement: within one, this thread need not win the interpreter's lock back from the event loop."""
 NO_ROWS = "[]"
 STATEMENTS = 3 * AT_ONCE
-MOMENT = "strftime('%Y-%m-%d %H:%M:%f', ?, 'unixepoch') || '000'"
-"""Seconds since the epoch, as SQLAlchemy writes a time in SQLite."""
 KEYS = {"headgate_calls": "id", "headgate_attempts": "call_id", "headgate_contents": "call_id"}
 
 
@@ -107,9 +106,9 @@ class Spool:
         deleted = 0
         with self._transaction():
             for table in TABLES:
-                old = f"SELECT rowid FROM {table} WHERE time < {MOMENT} LIMIT ?"
+                old = f"SELECT rowid FROM {table} WHERE time < ? LIMIT ?"
                 deleted += self._connection.execute(
-                    f"DELETE FROM {table} WHERE rowid IN ({old})", (before, most)
+                    f"DELETE FROM {table} WHERE rowid IN ({old})", (sqlite_text(before), most)
                 ).rowcount
         return deleted
 
@@ -145,8 +144,8 @@ def _marks(values: Sequence[Any]) -> str:
 
 @cache
 def _insert(table: str, size: int) -> str:
-    row = ", ".join(MOMENT if column == "time" else "?" for column in TABLES[table])
-    return f"INSERT OR REPLACE INTO {table} ({', '.join(TABLES[table])}) VALUES {', '.join([f'({row})'] * size)}"
+    row = f"({_marks(TABLES[table])})"
+    return f"INSERT OR REPLACE INTO {table} ({', '.join(TABLES[table])}) VALUES {', '.join([row] * size)}"
 
 
 def _object(table: str) -> str:

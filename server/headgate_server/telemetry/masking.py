@@ -36,6 +36,7 @@ KEY_MARKS = ("hg_", "eyJ", "k-", "k_", "AIza", "earer", "EARER", "xai", "hf_", "
 MAX_NAMES = 1024
 MAX_NAME = 64
 CONTAINERS = (dict, list, tuple)
+NUMBERS = (int, float, bool, type(None))
 
 
 _plain_names: set[object] = set()
@@ -49,17 +50,20 @@ def is_secret(name: str) -> bool:
     return word in SECRET_NAMES or word.endswith(SECRET_ENDINGS) or word.startswith(CALLERS_OWN_KEYS)
 
 
+def is_plain(values: dict[str, Any]) -> bool:
+    """Whether nothing in it is a secret by its name, or looks like a key: then there is nothing to mask."""
+    texts: list[str] = []
+    return _gather(values, texts) and not _may_hold_key("\n".join(texts))
+
+
 def mask_fields(values: dict[str, Any]) -> dict[str, Any]:
-    """The values with secrets masked at any depth; the same object where there are none."""
-    return _masked(values) if _holds_secret(values) else values
+    """The values with secrets masked by name at any depth."""
+    return {name: MASK if inner and is_secret(str(name)) else _masked(inner) for name, inner in values.items()}
 
 
 def mask_keys(text: str) -> str:
     """The text without whatever looks like a key."""
-    for mark in KEY_MARKS:
-        if mark in text:
-            return redacted(text)
-    return text
+    return redacted(text) if _may_hold_key(text) else text
 
 
 def mask_texts(value: Any) -> Any:
@@ -71,20 +75,33 @@ def mask_texts(value: Any) -> Any:
     return [mask_texts(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def _holds_secret(values: Any) -> bool:
-    """Whether there is one in a mapping, or in a list, which is all that can hold others."""
-    if type(values) is dict:
-        if not _plain_names.issuperset(values) and not _are_plain(values):
-            return True
-        values = values.values()
-    for value in values:  # noqa: SIM110  # each line comes here, and a generator doubles the time
-        if type(value) in CONTAINERS and _holds_secret(value):
+def _may_hold_key(text: str) -> bool:
+    for mark in KEY_MARKS:  # noqa: SIM110  # each line comes here, and a generator doubles the time
+        if mark in text:
             return True
     return False
 
 
+def _gather(values: Any, texts: list[str]) -> bool:
+    """Adds every text in a mapping or list to `texts`; False if a name is of a secret, or a value is not known."""
+    if type(values) is dict:
+        if not _plain_names.issuperset(values) and not _are_plain(values):
+            return False
+        values = values.values()
+    for value in values:
+        kind = type(value)
+        if kind is str:
+            texts.append(value)
+        elif kind in CONTAINERS:
+            if not _gather(value, texts):
+                return False
+        elif kind not in NUMBERS:
+            return False
+    return True
+
+
 def _are_plain(names: Collection[object]) -> bool:
-    if any(is_secret(str(name)) for name in names):
+    if any(is_secret(str(name)) or redacted(str(name)) != str(name) for name in names):
         return False
     if len(_plain_names) > MAX_NAMES:
         _plain_names.clear()
@@ -94,5 +111,5 @@ def _are_plain(names: Collection[object]) -> bool:
 
 def _masked(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: MASK if inner and is_secret(str(name)) else _masked(inner) for name, inner in value.items()}
+        return mask_fields(value)
     return [_masked(item) for item in value] if isinstance(value, list | tuple) else value
