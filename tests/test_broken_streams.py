@@ -19,7 +19,7 @@ from tests.headgate_process import Failure, Headgate, ask, eventually, failure, 
 from tests.vendor import SSE_HEADERS, Exchange, Vendor, answers_text, sse
 
 BREAKS = ("reset", "end", "stall")
-CLOCK_SECONDS = 1.0
+CLOCK_SECONDS = 2.0
 AT_ONCE = 64
 HEALTHY_TEXT = "Hello there"
 CUT = re.compile(rb"cut (\d+)")

@@ -210,11 +210,12 @@ async def test_a_deadline_ends_the_call(failing_server: Headgate) -> None:
     assert await failing_server.idle()
 
 
-async def test_an_interrupt_cancels_the_call_and_exits_130(failing_server: Headgate) -> None:
+@pytest.mark.parametrize("options", [(), ("--unary",)])
+async def test_an_interrupt_cancels_the_call_and_exits_130(failing_server: Headgate, options: tuple[str, ...]) -> None:
     """Control-C reaches the server."""
     process = await asyncio.create_subprocess_exec(
         *COMMAND,
-        *("call", "--address", failing_server.address, "-m", "slow/echo", "Hi"),
+        *("call", "--address", failing_server.address, "-m", "slow/echo", *options, "Hi"),
         stderr=asyncio.subprocess.PIPE,
     )
     async with asyncio.timeout(20):

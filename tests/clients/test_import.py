@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BUDGET_MS = 150
+BUDGET = 2.0
+"""Times grpcio's own import: 150 ms of CPU where that takes 75."""
 OPTIONAL = ("numpy", "pydantic", "opentelemetry", "langchain_core", "llama_index", "google.rpc.error_details_pb2")
 
 
@@ -17,12 +18,14 @@ def printed(program: str) -> str:
 def test_importing_the_clients_is_within_its_budget() -> None:
     """CPU time beyond grpcio's own import, protobuf included; the best of five, because machines are shared."""
     program = """
-import grpc, grpc.aio, time
+import time
+began = time.process_time()
+import grpc, grpc.aio
 start = time.process_time()
 from headgate import AsyncClient, Client
-print((time.process_time() - start) * 1000)
+print((time.process_time() - start) / (start - began))
 """
-    assert min(float(printed(program)) for _ in range(5)) < BUDGET_MS
+    assert min(float(printed(program)) for _ in range(5)) < BUDGET
 
 
 def test_optional_packages_are_not_loaded() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -79,15 +80,42 @@ def call(
     metadata += connection.metadata
     with _connected(connection, as_json) as stub:
         if unary:
-            answer = stub.Generate(request, metadata=metadata, timeout=deadline)
+            made = stub.Generate.future(request, metadata=metadata, timeout=deadline)
+            with _interruptible(made):
+                answer = made.result()
             _print_json(answer) if as_json else printer.answer(answer)
             return OK
+        stream = stub.StreamGenerate(request, metadata=metadata, timeout=deadline)
         try:
-            for event in stub.StreamGenerate(request, metadata=metadata, timeout=deadline):
-                _print_json(event) if as_json else printer.event(event)
+            with _interruptible(stream):
+                for event in stream:
+                    _print_json(event) if as_json else printer.event(event)
         finally:
             printer.end_line()
     return OK
+
+
+@contextmanager
+def _interruptible(made: grpc.RpcContext) -> Iterator[None]:
+    """Control-C cancels the call, and is raised when that is done: raised at once, in whatever frame runs, it can be
+    lost in one of gRPC's callbacks."""
+    interrupted = False
+
+    def interrupt(_signal: int, _frame: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+        made.cancel()
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    except (grpc.RpcError, grpc.FutureCancelledError):
+        if not interrupted:
+            raise
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if interrupted:
+        raise KeyboardInterrupt
 
 
 def models(connection: Connection, *, as_json: bool) -> int:
