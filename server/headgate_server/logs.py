@@ -86,6 +86,8 @@ class Lines:
 
 _lines = Lines(sys.stderr)
 together = _lines.together
+_processors: list[Processor] = structlog.get_config()["processors"]
+_least = logging.INFO
 
 
 def bind(call: Call) -> None:
@@ -98,7 +100,7 @@ def configure(telemetry: Telemetry) -> None:
 
     Our own lines go straight to stderr; what libraries log takes the way through the logging module to the same form.
     """
-    global _repetition
+    global _repetition, _processors, _least
     _repetition = Repetition(telemetry.log_repeats) if telemetry.log_repeats else None
     least = LEVELS[telemetry.log_level]
     levels = {component: LEVELS[level] for component, level in telemetry.log_levels.items()}
@@ -110,9 +112,11 @@ def configure(telemetry: Telemetry) -> None:
     ]
     _lines.file = sys.stderr
     renderers = _for_people() if telemetry.log_format == "console" else [_render_json]
+    _least = min(least, *levels.values()) if levels else least
+    _processors = [*([_by_component(levels, least)] if levels else []), _hold_back, *shared, *renderers]
     structlog.configure(
-        processors=[*([_by_component(levels, least)] if levels else []), _hold_back, *shared, *renderers],
-        wrapper_class=structlog.make_filtering_bound_logger(min(least, *levels.values()) if levels else least),
+        processors=_processors,
+        wrapper_class=structlog.make_filtering_bound_logger(_least),
         logger_factory=lambda *_: _lines,
         cache_logger_on_first_use=True,
     )
@@ -130,6 +134,22 @@ def configure(telemetry: Telemetry) -> None:
     root.setLevel(least)
     for name in CHATTY:
         logging.getLogger(name).setLevel(max(least, logging.WARNING))
+
+
+def tells_calls() -> bool:
+    """Whether lines of level info are written at all."""
+    return _least <= logging.INFO
+
+
+def tell_call(line: EventDict) -> None:
+    """Writes the line of a call that has ended. There is one for each, and a logger of structlog's takes as long to
+    come to its processors as they take."""
+    try:
+        for processor in _processors:
+            line = processor(None, "info", line)  # type: ignore[assignment]  # the last makes a text of it
+    except structlog.DropEvent:
+        return
+    _lines.info(line)  # type: ignore[arg-type]
 
 
 def add_call(_logger: Any, _name: str, event: EventDict) -> EventDict:

@@ -21,6 +21,7 @@ from headgate_server.ledger.reading import reading
 from headgate_server.ledger.spool import Spool
 from headgate_server.ledger.tables import attempts
 from headgate_server.ledger.writer import Writer
+from headgate_server.timestamps import sqlite_text
 from tests.conftest import LogLines, Serve
 from tests.headgate_process import ask, eventually, failing
 from tests.identity.databases import Postgresql
@@ -32,15 +33,16 @@ from tests.tools import headgate_serve, run
 from tests.vendor import Exchange, Vendor, at, sse, text_chunk
 
 NOW = 1_790_000_000.0
-CALL = dict.fromkeys(CALLS, "") | {"time": NOW, "labels": "{}", "attempts": 1, "estimated": False, "outcome": "OK"}
-ATTEMPT = dict.fromkeys(ATTEMPTS, "") | {"time": NOW, "labels": "{}", "number": 1, "estimated": False, "outcome": "OK"}
+CALL = dict.fromkeys(CALLS, "") | {"labels": "{}", "attempts": 1, "estimated": False, "outcome": "OK"}
+ATTEMPT = dict.fromkeys(ATTEMPTS, "") | {"labels": "{}", "number": 1, "estimated": False, "outcome": "OK"}
 NUMBERS = [name for name in (*CALLS, *ATTEMPTS) if name.endswith(("_tokens", "_micros", "_nanos", "status"))]
 BLANK = dict.fromkeys(NUMBERS)
 
 
-def rows(number: int, **changed: Any) -> Rows:
+def rows(number: int, time: float = NOW, **changed: Any) -> Rows:
     """A call with one attempt, of that number."""
     name = f"{number:032x}"
+    changed["time"] = sqlite_text(time)
     call = {**CALL, **{k: v for k, v in BLANK.items() if k in CALL}, "id": name, **changed}
     attempt = {**ATTEMPT, **{k: v for k, v in BLANK.items() if k in ATTEMPT}, "call_id": name, "caller_key": False}
     attempt |= {key: value for key, value in changed.items() if key in ATTEMPT}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Protocol
@@ -94,10 +94,10 @@ class Authenticator:
         """Anything but anonymous callers is configured."""
         return bool(self.keys or self.issuers or self.certificates)
 
-    async def authenticate(self, call: Call) -> Principal:
-        """Who calls.
+    def authenticate(self, call: Call) -> Principal | Awaitable[Principal]:
+        """Who calls, or what to await to know it: verifying a signature can take long.
 
-        Raises:
+        Raises, here or when awaited:
             MissingCredentials: nobody says.
             InvalidCredentials: what is presented is not good; the log says why.
             TooManyFailures: that happened too often at this address.
@@ -111,9 +111,9 @@ class Authenticator:
                 return self._without_token(call)
             if token.startswith(PREFIX):
                 return self._of_api_key(token, time.time())
-            return await self._of_jwt(token, call)
         except Refused as refused:
             raise self._refusal(refused, call) from None
+        return self.verified.get(token, self.issuers, time.time()) or self._of_jwt(token, call)
 
     def _without_token(self, call: Call) -> Principal:
         if self.certificates and (principal := certified(self.certificates, call.context.auth_context() or {})):
@@ -143,8 +143,14 @@ class Authenticator:
         raise Refused("unknown_key", key_id=name)
 
     async def _of_jwt(self, token: str, call: Call) -> Principal:
-        if principal := self.verified.get(token, self.issuers, time.time()):
-            return principal
+        try:
+            verified, issuer = await self._verify(token, call)
+        except Refused as refused:
+            raise self._refusal(refused, call) from None
+        self.verified.put(token, verified, issuer)
+        return verified.principal
+
+    async def _verify(self, token: str, call: Call) -> tuple[Verified, Issuer]:
         claimed = stated(token) if self.issuers and token.count(".") == 2 else None
         if claimed is None:
             raise Refused("malformed")
@@ -153,9 +159,7 @@ class Authenticator:
             raise Refused("unknown_issuer")
         if not self.failures.may_verify(peer_address(call.peer), time.monotonic()):
             raise Refused(NOT_VERIFIED)  # a signature costs more to verify than a call to refuse
-        verified = await issuer.verify(token, claimed[1])
-        self.verified.put(token, verified, issuer)
-        return verified.principal
+        return await issuer.verify(token, claimed[1]), issuer
 
     def _refusal(self, refused: Refused, call: Call) -> GatewayError:
         """The error for the caller; the reason goes into the log alone."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import structlog
@@ -22,14 +21,15 @@ TOKENS = {
     for name in ("input", "output", "cache_read", "cache_write", "reasoning")
 }
 
-log = structlog.get_logger(component="access")
+COMPONENT = "access"
+
+log = structlog.get_logger(component=COMPONENT)
 
 
 def log_call(call: Call, error: GatewayError | None) -> None:
     """Writes the last line of the call."""
-    logger = log.bind()
-    if logger.is_enabled_for(logging.INFO):
-        logger.info("call", **_line(call, error))
+    if logs.tells_calls():
+        logs.tell_call(_line(call, error))
     if error and error.vendor_detail:
         # A vendor's words may repeat the prompt: they are for those who ask for them.
         log.debug("vendor_detail", **logs.of_call(call), detail=redacted(error.vendor_detail))
@@ -37,6 +37,8 @@ def log_call(call: Call, error: GatewayError | None) -> None:
 
 def _line(call: Call, error: GatewayError | None) -> dict[str, Any]:
     line: dict[str, Any] = {
+        "event": "call",
+        "component": COMPONENT,
         **logs.of_call(call),
         "timestamp": rfc3339(call.ended_at),
         "method": call.method,

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from headgate import v1 as pb
 
 from headgate_server.call import Call
 from headgate_server.errors import ModelNotAllowed
 from headgate_server.identity.credentials import provider_keys
+from headgate_server.principal import Principal
 
 
-async def authenticate(call: Call) -> None:
+def authenticate(call: Call) -> Awaitable[None] | None:
     """Sets the call's principal, and the vendor keys that it brings."""
+    found = call.runtime.identity.authenticator.authenticate(call)
+    if not isinstance(found, Principal):
+        return _admit_later(call, found)
+    _admit(call, found)
+    return None
+
+
+def _admit(call: Call, principal: Principal) -> None:
     runtime = call.runtime
-    call.principal = await runtime.identity.authenticator.authenticate(call)
+    call.principal = principal
     allowed = runtime.config.auth.caller_provider_keys
     call.provider_keys = provider_keys(call.metadata, runtime.issuers, allowed=allowed, repeated=call.repeated)
+
+
+async def _admit_later(call: Call, principal: Awaitable[Principal]) -> None:
+    _admit(call, await principal)
 
 
 def permit(call: Call) -> None:

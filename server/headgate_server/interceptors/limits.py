@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from headgate_server.call import Call
 from headgate_server.errors import GatewayError
 
 
-async def reserve(call: Call) -> None:
+def reserve(call: Call) -> Awaitable[None] | None:
     """Reserves the most that the call may use."""
     call.limits = call.runtime.limits.of_call(call)
-    if call.limits:
-        await call.limits.enter()
+    return call.limits.enter() if call.limits else None
 
 
 def settle(call: Call, error: GatewayError | None) -> None:

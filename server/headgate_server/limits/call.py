@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -106,13 +106,13 @@ class CallLimits:
         self._standings: dict[str, tuple[Scoped, Standing, int]] = {}
         """What was said last of each limit, and what was given back to it since."""
 
-    async def enter(self) -> None:
-        """Reserves for the call.
+    def enter(self) -> Awaitable[None]:
+        """Reserves for the call, when awaited.
 
         Raises:
             RateLimited: there is no room in some limit, and nothing was taken from any.
         """
-        await self._reserve(WHOLE, self._of_call, self._estimate, RateLimited)
+        return self._reserve(WHOLE, self._of_call, self._estimate, RateLimited)
 
     async def attempt(self, target: Target, name: str, requests: int, sent: Sequence[Attempt]) -> Try:
         """Reserves for what is about to be sent to this target, to which the call came by `name`, or by its own.

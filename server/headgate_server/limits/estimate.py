@@ -57,11 +57,10 @@ class Estimator:
 
     def amounts(self, request: Request, callers_own: Collection[str] | None = None) -> dict[str, int]:
         """The most of each unit; the cost, too, if it is told which issuers charge the caller's own account."""
-        targets = tuple(self._targets(request))
         tokens = input_tokens(request, self._settings)
         if isinstance(request, pb.GenerateRequest) and request.tools:
             tokens += TOOL_PROMPT_TOKENS
-        output_tokens = self._output_tokens(request, targets) if isinstance(request, pb.GenerateRequest) else 0
+        output_tokens = self._output_tokens(request) if isinstance(request, pb.GenerateRequest) else 0
         amounts = {
             "requests": 1,
             "input_tokens": tokens,
@@ -70,15 +69,13 @@ class Estimator:
             "concurrency": 1,
         }
         if callers_own is not None:
-            amounts["cost"] = self._cost(request, amounts, targets, callers_own)
+            amounts["cost"] = self._cost(request, amounts, callers_own)
         return amounts
 
-    def _cost(
-        self, request: Request, amounts: Mapping[str, int], targets: Iterable[Target], callers_own: Collection[str]
-    ) -> int:
+    def _cost(self, request: Request, amounts: Mapping[str, int], callers_own: Collection[str]) -> int:
         """Nanos of US dollars at the dearest target."""
         most = 0
-        for target in targets:
+        for target in self._targets(request):
             if target.issuer.lower() not in callers_own:
                 prices = in_dollars(self.prices(target))
                 cost = None
@@ -88,10 +85,10 @@ class Estimator:
                 most = max(most, UNKNOWN_COST if cost is None else cost)
         return min(most, MOST_COUNTED)
 
-    def _output_tokens(self, request: pb.GenerateRequest, targets: Iterable[Target]) -> int:
+    def _output_tokens(self, request: pb.GenerateRequest) -> int:
         config = request.config
         capped = config.HasField("max_output_tokens")
-        tokens = config.max_output_tokens if capped else self._most_output(request, targets)
+        tokens = config.max_output_tokens if capped else self._most_output(request)
         candidates = max(config.candidate_count, 1)
         if request.provider_options:
             stated = list(_settings_in(request.provider_options.values()))
@@ -99,13 +96,13 @@ class Estimator:
             candidates = max(candidates, _largest(stated, CANDIDATE_COUNTS))
         return tokens * candidates
 
-    def _most_output(self, request: pb.GenerateRequest, targets: Iterable[Target]) -> int:
+    def _most_output(self, request: pb.GenerateRequest) -> int:
         """Of a request that has no limit. Reasoning is output, and a card's number has it in it."""
         budget = max(request.reasoning.budget_tokens, 0)
         return max(
             (
                 self._card_output(target) or (self._default_output(target) or self._settings.output_tokens) + budget
-                for target in targets
+                for target in self._targets(request)
             ),
             default=self._settings.output_tokens + budget,
         )

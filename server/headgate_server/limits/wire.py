@@ -29,7 +29,7 @@ SCRIPT = (files("headgate_server.limits") / "counting.lua").read_bytes()
 SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest().encode()
 
 Operation = tuple[Any, ...]
-Waiting = tuple[Operation, asyncio.Future[list[int]], asyncio.TimerHandle | None]
+Answer = asyncio.Future[list[int]]
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[list[int]]).decode
@@ -41,12 +41,11 @@ class StoreUnavailable(Exception):
 
 @dataclass(slots=True)
 class Command:
-    """What was sent at once, when (on the loop's clock), who waits for which answer, and who not for ever."""
+    """What was sent at once, when (on the loop's clock), and who waits for which answer."""
 
     operations: list[Operation]
-    answers: list[asyncio.Future[list[int]]]
+    answers: list[Answer]
     sent: float
-    overdue: list[asyncio.TimerHandle]
 
 
 class Wire:
@@ -59,22 +58,25 @@ class Wire:
         self._lease = lease
         self._budget = budget
         self._loop = asyncio.get_running_loop()
-        self._waiting: list[Waiting] = []
+        self._waiting: list[tuple[Operation, Answer]] = []
+        self._due: deque[tuple[float, Answer]] = deque()
+        """Until when an answer must come, the first to be due first: all have the same time."""
+        self._alarm: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self._gathering: asyncio.TimerHandle | None = None
         self._sent: deque[Command] = deque()
         self.is_open = True
         self._tasks = [asyncio.create_task(work) for work in (self._write(), self._read(), self._watch())]
 
-    def reserve(self, name: str, takes: Sequence[Take]) -> asyncio.Future[list[int]]:
+    def reserve(self, name: str, takes: Sequence[Take]) -> Answer:
         """Sends a reservation; the answer is for `verdict`, and must come within the budget."""
         return self._submit(("reserve", name, packed(takes)), urgent=True)
 
-    def renew(self) -> asyncio.Future[list[int]]:
+    def renew(self) -> Answer:
         """Says that the holder is alive; that must be answered within the budget, too."""
         return self._submit(("renew",), urgent=True)
 
-    def send(self, operation: Operation) -> asyncio.Future[list[int]]:
+    def send(self, operation: Operation) -> Answer:
         """Sends what nobody waits for: with the next reservation, or in a moment."""
         return self._submit(operation, urgent=False)
 
@@ -84,18 +86,19 @@ class Wire:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._connection.disconnect(nowait=True)
 
-    def _submit(self, operation: Operation, *, urgent: bool) -> asyncio.Future[list[int]]:
+    def _submit(self, operation: Operation, *, urgent: bool) -> Answer:
         answer = self._loop.create_future()
         if not self.is_open:
             answer.set_exception(StoreUnavailable("there is no connection"))
             return answer
-        overdue = None
         if urgent:
-            overdue = self._loop.call_later(self._budget, self._overdue, answer, GRACE_TURNS)
+            self._due.append((self._loop.time() + self._budget, answer))
+            if self._alarm is None:
+                self._alarm = self._loop.call_later(self._budget, self._ring)
             self._wake.set()
         elif self._gathering is None:
             self._gathering = self._loop.call_later(SETTLE_DELAY, self._wake.set)
-        self._waiting.append((operation, answer, overdue))
+        self._waiting.append((operation, answer))
         return answer
 
     async def _write(self) -> None:
@@ -113,25 +116,28 @@ class Wire:
         except (RedisError, OSError) as error:
             self._give_up(str(error))
 
-    async def _send(self, waiting: list[Waiting]) -> None:
+    async def _send(self, waiting: list[tuple[Operation, Answer]]) -> None:
         command = self._command(waiting)
         self._sent.append(command)
         await self._execute(b"EVALSHA", SHA, command.operations)
 
-    def _command(self, waiting: list[Waiting]) -> Command:
-        return Command(
-            [operation for operation, _, _ in waiting],
-            [answer for _, answer, _ in waiting],
-            self._loop.time(),
-            [overdue for _, _, overdue in waiting if overdue],
-        )
+    def _command(self, waiting: list[tuple[Operation, Answer]]) -> Command:
+        operations, answers = [operation for operation, _ in waiting], [answer for _, answer in waiting]
+        return Command(operations, answers, self._loop.time())
 
     async def _execute(self, verb: bytes, script: bytes, operations: list[Operation]) -> None:
         payload = _encode((CLOCK_OF_REDIS, self._holder, self._lease, operations))
         command = _packed_command(verb, script, b"1", self._prefix, payload)
         await self._connection.send_packed_command(command, check_health=False)
 
-    def _overdue(self, answer: asyncio.Future[list[int]], grace: int) -> None:
+    def _ring(self) -> None:
+        """Looks for answers that are due, and at the next one when that is."""
+        now = self._loop.time()
+        while self._due and (self._due[0][1].done() or self._due[0][0] <= now):
+            self._overdue(self._due.popleft()[1], GRACE_TURNS)
+        self._alarm = self._loop.call_at(self._due[0][0], self._ring) if self._due else None
+
+    def _overdue(self, answer: Answer, grace: int) -> None:
         """Nobody waits longer, unless the answer has come already and this loop was too busy to read it."""
         if answer.done():
             return
@@ -161,26 +167,22 @@ class Wire:
                     self._sent.append(command)
                     await self._execute(b"EVAL", SCRIPT, command.operations)
                 except ResponseError as error:
-                    _fail(self._next(), str(error))
+                    _fail(self._sent.popleft(), str(error))
                 else:
-                    for answer, result in zip(self._next().answers, results, strict=True):
+                    for answer, result in zip(self._sent.popleft().answers, results, strict=True):
                         if not answer.done():
                             answer.set_result(result)
         except (RedisError, OSError) as error:
             self._give_up(str(error))
 
-    def _next(self) -> Command:
-        command = self._sent.popleft()
-        for overdue in command.overdue:
-            overdue.cancel()
-        return command
-
     def _give_up(self, reason: str) -> None:
         self.is_open = False
+        if self._alarm:
+            self._alarm.cancel()
         self._sent.append(self._command(self._waiting))
         self._waiting.clear()
         while self._sent:
-            _fail(self._next(), reason)
+            _fail(self._sent.popleft(), reason)
         for task in self._tasks:
             if task is not asyncio.current_task():
                 task.cancel()
