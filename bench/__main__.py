@@ -7,8 +7,9 @@ import json
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from os import sched_getaffinity, sched_setaffinity
 from pathlib import Path
@@ -59,6 +60,26 @@ class Bench:
         with self._server(mode) as server:
             print(f"{mode.name}: {kind} for {self.load.seconds:g} s, server process {server.pid}", flush=True)
             return self._loads(mode, server)[kind]()
+
+    def added(self, modes: Sequence[Mode], rounds: int, rate: int) -> dict[str, list[float]]:
+        """CPU-µs of a unary call in each mode and of the floor, round by round.
+
+        All servers run at once and are asked by turns: what else happens on the machine happens to all of them.
+        """
+        found: dict[str, list[float]] = {}
+        with ExitStack() as stack:
+            servers = {mode.name: stack.enter_context(self._server(mode)) for mode in modes}
+            calls = {mode.name: self._call(mode, "Generate", "plain") for mode in modes}
+            servers[FLOOR] = stack.enter_context(self._echo())
+            calls[FLOOR] = self._echoed("Unary", self._requests["generate"])
+            for name, server in servers.items():
+                self._warm(partial(self.load.once, server, "unary", **calls[name]))
+            for number in range(rounds):
+                print(f"round {number + 1} of {rounds} ...", file=sys.stderr, flush=True)
+                for name, server in servers.items():
+                    seen = self.load.once(server, "unary", rate=rate, **calls[name])
+                    found.setdefault(name, []).append(seen.cpu_per_call)
+        return found
 
     def _direct(self) -> tuple[Seen, Seen]:
         """The vendor without a gateway, asked by the same client over HTTP."""
@@ -120,10 +141,10 @@ class Bench:
     def _floor(self, like: Figures) -> Figures:
         """grpc.aio alone, with as many messages a stream as a mode of ours sent."""
         figures: Figures = {}
-        with running(sys.executable, str(BENCH / "echo.py"), core=self._core) as server:
+        with self._echo() as server:
             figures["start"] = server.started
             figures["memory_idle"] = server.resident / MB
-            unary = {"method": "/bench.Echo/Unary", "request": self._requests["generate"], "model": "vendor/plain"}
+            unary = self._echoed("Unary", self._requests["generate"])
             self._warm(lambda: self.load(server, "unary", **unary))
             figures["cpu_unary"] = self.load(server, "unary", rate=500, **unary).cpu_per_call
             saturated = self.load(server, "unary", **unary)
@@ -132,18 +153,27 @@ class Bench:
             for name, pause, rate in (("burst", 0, 300), ("paced", 0.005, 100)):
                 wish = self._directory / f"{name}.json"
                 wish.write_text(json.dumps({"messages": round(like[f"messages_{name}"]), "pause": pause}))
-                seen = self.load(server, "stream", rate=rate, method="/bench.Echo/Stream", request=wish)
+                seen = self.load(server, "stream", rate=rate, **self._echoed("Stream", wish))
                 figures[f"cpu_{name}"] = seen.cpu_per_call
             figures["memory_loaded"] = server.resident / MB
         return figures
 
+    def _echo(self) -> AbstractContextManager[Running]:
+        return running(sys.executable, str(BENCH / "echo.py"), core=self._core)
+
+    def _echoed(self, method: str, request: Path) -> dict[str, Any]:
+        call: dict[str, Any] = {"method": f"/bench.Echo/{method}", "request": request}
+        return {**call, "model": "vendor/plain"} if method == "Unary" else call
+
     @contextmanager
     def _server(self, mode: Mode) -> Iterator[Running]:
         with redis_server() if mode.redis else nullcontext("") as redis:
-            config = self._directory / f"{mode.name}.yaml"
+            folder = self._directory / mode.name
+            folder.mkdir(exist_ok=True)
+            config = folder / "headgate.yaml"
             config.write_text(json.dumps(configuration(mode, self.load.vendor.address, redis)))
             command = (sys.executable, "-m", "headgate_server", "serve", "--config", str(config))
-            errors = self._directory / f"{mode.name}.log"
+            errors = folder / "log"
             with running(*command, core=self._core, errors=errors, environment=mode.environment) as server:
                 yield server
 
@@ -181,6 +211,9 @@ def main() -> int:
         sched_setaffinity(0, cores[:-1])
         with tempfile.TemporaryDirectory() as directory, running(str(BUILT / "fakevendor")) as vendor:
             bench = Bench(vendor, cores[-1], Path(directory), quick=options.quick, seconds=options.seconds)
+            if options.added:
+                print(report.added(bench.added(MODES, options.added, options.rate), MODES))
+                return 0
             if options.watch:
                 print(report.watched(bench.watch(modes[-1], options.watch)))
                 return 0
@@ -212,9 +245,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--save", action="store_true", help="make this the result that later ones are compared with")
     parser.add_argument("--mode", choices=[mode.name for mode in MODES], help="measure this one only")
     parser.add_argument("--seconds", type=float, help="length of one measurement")
+    parser.add_argument(
+        "--added", type=int, metavar="ROUNDS", help="only what each mode adds to a unary call, by turns"
+    )
+    parser.add_argument("--rate", type=int, default=500, help="calls a second of --added (500)")
     parser.add_argument("--watch", choices=WATCHED, help="only put this load on one server, for a profiler")
     options = parser.parse_args()
-    if options.save and (options.quick or options.mode or options.watch):
+    if options.save and (options.quick or options.mode or options.watch or options.added):
         parser.error("only a whole run can be saved")
     return options
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 Figures = dict[str, float]
 """One column of the table: figure's name -> value."""
 
+BUDGETED_FLOOR = 143.0
+"""CPU-µs of the floor's unary call on the machine for which the budgets were set."""
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import median, quantiles
 
-from bench.figures import SECTIONS, Figure, Figures
+from bench.figures import BUDGETED_FLOOR, SECTIONS, Figure, Figures
+from bench.modes import Mode
 from bench.programs import Seen
 
 FLOOR = "floor"
@@ -19,6 +21,33 @@ def table(found: Mapping[str, Figures], saved: Mapping[str, Figures]) -> str:
         lines += ["", f"{title:<52}{FLOOR:>9}{heads}{'budget':>12}"]
         lines += [_line(figure, modes, found, saved) for figure in figures]
     return "\n".join(lines[1:])
+
+
+def added(found: Mapping[str, Sequence[float]], modes: Sequence[Mode]) -> str:
+    """What each mode adds to the one that it goes over: medians of the rounds' differences, and their quartiles.
+
+    Budgets are of a machine on which the floor is BUDGETED_FLOOR; as multiples of the floor they hold for any.
+    """
+    floors = found[FLOOR]
+    lines = [
+        f"floor {median(floors):.0f} CPU-µs, bare {median(found['bare']):.0f}, medians of {len(floors)} rounds",
+        f"{'mode':<10}{'over':<9}{'CPU-µs':>8}{'quartiles':>14}{'/floor':>8}{'quartiles':>16}{'budget/floor':>14}",
+    ]
+    for mode in modes:
+        if mode.over:
+            more = [value - base for value, base in zip(found[mode.name], found[mode.over], strict=True)]
+            of_floor = [value / floor for value, floor in zip(more, floors, strict=True)]
+            budget = f"{mode.budget / BUDGETED_FLOOR:.2f}" if mode.budget else "-"
+            lines.append(
+                f"{mode.name:<10}{mode.over:<9}{median(more):>+8.0f}{_quartiles(more, '.0f'):>14}"
+                f"{median(of_floor):>8.2f}{_quartiles(of_floor, '.2f'):>16}{budget:>14}"
+            )
+    return "\n".join(lines)
+
+
+def _quartiles(values: Sequence[float], form: str) -> str:
+    first, _, last = quantiles(values, n=4)
+    return f"{first:{form}} to {last:{form}}"
 
 
 def watched(seen: Seen) -> str:

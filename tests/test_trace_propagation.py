@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import grpc.aio
 import pytest
 from headgate import v1 as pb
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+from opentelemetry.sdk.trace.sampling import Decision, TraceIdRatioBased
 
 from headgate_server.config import ConfigError, load
 from tests.collector import Collector, collecting
@@ -98,6 +100,26 @@ async def test_a_call_that_its_caller_does_not_sample_sends_nothing(
         assert span != SPAN
         assert not int(flags, 16) & 1
     assert [line["trace_id"] for line in logged.calls] == [TRACE, TRACE]
+
+
+@pytest.mark.parametrize("sampler", ["traceidratio", "parentbased_traceidratio"])
+async def test_a_share_of_calls_is_sampled_by_their_ids(
+    serve: Serve, collector: Collector, logged: LogLines, monkeypatch: pytest.MonkeyPatch, sampler: str
+) -> None:
+    """Those that OpenTelemetry's own sampler takes, so that services along a trace agree."""
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0.3")
+    async with serve(providers={"demo": {"adapter": "mock"}}, telemetry=TRACES) as headgate:
+        await asyncio.gather(*(headgate.stub.Generate(ask("demo/echo")) for _ in range(100)))
+    ids = {line["trace_id"] for line in logged.calls}
+    expected = {
+        name
+        for name in ids
+        if TraceIdRatioBased(0.3).should_sample(None, int(name, 16), "").decision is Decision.RECORD_AND_SAMPLE
+    }
+    assert len(ids) == 100
+    assert 0 < len(expected) < 100
+    assert {span.trace_id for span in collector.spans} == expected
 
 
 async def test_every_line_of_a_sampled_call_has_its_trace_id(

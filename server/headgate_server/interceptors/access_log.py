@@ -21,9 +21,8 @@ TOKENS = {
     for name in ("input", "output", "cache_read", "cache_write", "reasoning")
 }
 
-COMPONENT = "access"
 
-log = structlog.get_logger(component=COMPONENT)
+log = structlog.get_logger(component="access")
 
 
 def log_call(call: Call, error: GatewayError | None) -> None:
@@ -38,7 +37,7 @@ def log_call(call: Call, error: GatewayError | None) -> None:
 def _line(call: Call, error: GatewayError | None) -> dict[str, Any]:
     line: dict[str, Any] = {
         "event": "call",
-        "component": COMPONENT,
+        "component": "access",
         **logs.of_call(call),
         "timestamp": rfc3339(call.ended_at),
         "method": call.method,
