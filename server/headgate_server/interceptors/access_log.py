@@ -21,7 +21,6 @@ TOKENS = {
     for name in ("input", "output", "cache_read", "cache_write", "reasoning")
 }
 
-
 log = structlog.get_logger(component="access")
 
 
