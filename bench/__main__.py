@@ -28,6 +28,9 @@ MB = 1e6
 STREAMS = 10_000
 STREAMS_IN_FLIGHT = 1000
 ROUNDS = 3
+PACED_EVENTS = 69
+"""Messages of a paced stream: 64 of text, and those around them."""
+PACED_SECONDS = 0.005
 WATCHED = ("unary", "unary_saturated", "burst", "paced", "embed")
 PACKAGES = ("grpcio", "protobuf", "aiohttp", "uvloop", "msgspec", "structlog")
 
@@ -61,24 +64,28 @@ class Bench:
             print(f"{mode.name}: {kind} for {self.load.seconds:g} s, server process {server.pid}", flush=True)
             return self._loads(mode, server)[kind]()
 
-    def added(self, modes: Sequence[Mode], rounds: int, rate: int) -> dict[str, list[float]]:
-        """CPU-µs of a unary call in each mode and of the floor, round by round.
+    def added(self, modes: Sequence[Mode], rounds: int, rate: int, *, streams: bool) -> dict[str, list[float]]:
+        """CPU-µs of a unary call, or of an event of paced streams, in each mode and of the floor, round by round.
 
         All servers run at once and are asked by turns: what else happens on the machine happens to all of them.
         """
         found: dict[str, list[float]] = {}
+        kind, model = ("stream", "paced") if streams else ("unary", "plain")
         with ExitStack() as stack:
             servers = {mode.name: stack.enter_context(self._server(mode)) for mode in modes}
-            calls = {mode.name: self._call(mode, "Generate", "plain") for mode in modes}
+            calls = {mode.name: self._call(mode, "StreamGenerate" if streams else "Generate", model) for mode in modes}
             servers[FLOOR] = stack.enter_context(self._echo())
-            calls[FLOOR] = self._echoed("Unary", self._requests["generate"])
+            calls[FLOOR] = (
+                self._echoed("Stream", self._wish(PACED_EVENTS, PACED_SECONDS)) if streams else self._echo_unary
+            )
             for name, server in servers.items():
-                self._warm(partial(self.load.once, server, "unary", **calls[name]))
+                self._warm(partial(self.load.once, server, kind, rate=rate, **calls[name]))
             for number in range(rounds):
                 print(f"round {number + 1} of {rounds} ...", file=sys.stderr, flush=True)
                 for name, server in servers.items():
-                    seen = self.load.once(server, "unary", rate=rate, **calls[name])
-                    found.setdefault(name, []).append(seen.cpu_per_call)
+                    seen = self.load.once(server, kind, rate=rate, **calls[name])
+                    cost = seen.cpu_per_call / (seen.messages_per_call if streams else 1)
+                    found.setdefault(name, []).append(cost)
         return found
 
     def _direct(self) -> tuple[Seen, Seen]:
@@ -144,15 +151,14 @@ class Bench:
         with self._echo() as server:
             figures["start"] = server.started
             figures["memory_idle"] = server.resident / MB
-            unary = self._echoed("Unary", self._requests["generate"])
+            unary = self._echo_unary
             self._warm(lambda: self.load(server, "unary", **unary))
             figures["cpu_unary"] = self.load(server, "unary", rate=500, **unary).cpu_per_call
             saturated = self.load(server, "unary", **unary)
             figures["cpu_unary_saturated"] = saturated.cpu_per_call
             figures["rate_saturated"] = saturated.per_second
-            for name, pause, rate in (("burst", 0, 300), ("paced", 0.005, 100)):
-                wish = self._directory / f"{name}.json"
-                wish.write_text(json.dumps({"messages": round(like[f"messages_{name}"]), "pause": pause}))
+            for name, pause, rate in (("burst", 0.0, 300), ("paced", PACED_SECONDS, 100)):
+                wish = self._wish(round(like[f"messages_{name}"]), pause)
                 seen = self.load(server, "stream", rate=rate, **self._echoed("Stream", wish))
                 figures[f"cpu_{name}"] = seen.cpu_per_call
             figures["memory_loaded"] = server.resident / MB
@@ -161,9 +167,18 @@ class Bench:
     def _echo(self) -> AbstractContextManager[Running]:
         return running(sys.executable, str(BENCH / "echo.py"), core=self._core)
 
+    @property
+    def _echo_unary(self) -> dict[str, Any]:
+        return {**self._echoed("Unary", self._requests["generate"]), "model": "vendor/plain"}
+
     def _echoed(self, method: str, request: Path) -> dict[str, Any]:
-        call: dict[str, Any] = {"method": f"/bench.Echo/{method}", "request": request}
-        return {**call, "model": "vendor/plain"} if method == "Unary" else call
+        return {"method": f"/bench.Echo/{method}", "request": request}
+
+    def _wish(self, messages: int, pause: float) -> Path:
+        """A request for a stream of so many messages with so many seconds between them."""
+        wish = self._directory / f"{messages}-{pause}.json"
+        wish.write_text(json.dumps({"messages": messages, "pause": pause}))
+        return wish
 
     @contextmanager
     def _server(self, mode: Mode) -> Iterator[Running]:
@@ -212,7 +227,9 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as directory, running(str(BUILT / "fakevendor")) as vendor:
             bench = Bench(vendor, cores[-1], Path(directory), quick=options.quick, seconds=options.seconds)
             if options.added:
-                print(report.added(bench.added(MODES, options.added, options.rate), MODES))
+                rate = options.rate or (100 if options.streams else 500)
+                by_turns = bench.added(MODES, options.added, rate, streams=options.streams)
+                print(report.added(by_turns, MODES, streams=options.streams))
                 return 0
             if options.watch:
                 print(report.watched(bench.watch(modes[-1], options.watch)))
@@ -248,7 +265,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--added", type=int, metavar="ROUNDS", help="only what each mode adds to a unary call, by turns"
     )
-    parser.add_argument("--rate", type=int, default=500, help="calls a second of --added (500)")
+    parser.add_argument("--streams", action="store_true", help="what --added tells of are the events of paced streams")
+    parser.add_argument("--rate", type=int, help="calls a second of --added (500, or 100 streams)")
     parser.add_argument("--watch", choices=WATCHED, help="only put this load on one server, for a profiler")
     options = parser.parse_args()
     if options.save and (options.quick or options.mode or options.watch or options.added):

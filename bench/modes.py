@@ -15,7 +15,8 @@ from headgate_server.identity.keys import digest, new_key
 class Mode:
     """`sections` go over the configuration; `metadata` is sent with each call as NAME=VALUE,... `prefix` stands before
     the fake vendor's model in what callers ask for. `environment` is added to the server's; with `redis` a Redis of its
-    own shares the limits. It may cost `budget` CPU-µs a unary call more than the mode `over` which it goes.
+    own shares the limits. It may cost `budget` CPU-µs a unary call, and `event_budget` an event, more
+    than the mode `over` which it goes.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Mode:
     redis: bool = False
     over: str = ""
     budget: float | None = None
+    event_budget: float | None = None
 
 
 QUIET = {"telemetry": {"log_level": "warning"}, "admin": {"enabled": False}}
@@ -82,7 +84,7 @@ MODES = (
     Mode("guarded", {**BARE, **GUARDED}, BEARER, over="bare", budget=60),
     Mode("shared", {**BARE, **GUARDED}, BEARER, redis=True, over="guarded", budget=60),
     Mode("ledgered", {**BARE, **LEDGER}, over="bare", budget=30),
-    Mode("observed", {**NO_POLICIES, **OBSERVED}, environment=SAMPLED, over="bare", budget=60),
+    Mode("observed", {**NO_POLICIES, **OBSERVED}, environment=SAMPLED, over="bare", budget=60, event_budget=2),
     Mode(
         "full", {**ALL_POLICIES, **GUARDED, **OBSERVED, **LEDGER}, BEARER, prefix="", environment=SAMPLED, over="bare"
     ),

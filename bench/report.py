@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import median, quantiles
 
-from bench.figures import BUDGETED_FLOOR, SECTIONS, Figure, Figures
+from bench.figures import EVENT_FLOOR, SECTIONS, UNARY_FLOOR, Figure, Figures
 from bench.modes import Mode
 from bench.programs import Seen
 
@@ -23,23 +23,25 @@ def table(found: Mapping[str, Figures], saved: Mapping[str, Figures]) -> str:
     return "\n".join(lines[1:])
 
 
-def added(found: Mapping[str, Sequence[float]], modes: Sequence[Mode]) -> str:
+def added(found: Mapping[str, Sequence[float]], modes: Sequence[Mode], *, streams: bool) -> str:
     """What each mode adds to the one that it goes over: medians of the rounds' differences, and their quartiles.
 
-    Budgets are of a machine on which the floor is BUDGETED_FLOOR; as multiples of the floor they hold for any.
+    Budgets are of a machine that has its own floor; as multiples of the floor they hold for any.
     """
     floors = found[FLOOR]
+    of_what, budgeted_floor = ("an event", EVENT_FLOOR) if streams else ("a call", UNARY_FLOOR)
     lines = [
-        f"floor {median(floors):.0f} CPU-µs, bare {median(found['bare']):.0f}, medians of {len(floors)} rounds",
-        f"{'mode':<10}{'over':<9}{'CPU-µs':>8}{'quartiles':>14}{'/floor':>8}{'quartiles':>16}{'budget/floor':>14}",
+        f"CPU-µs of {of_what}: floor {median(floors):.4g}, bare {median(found['bare']):.4g}; {len(floors)} rounds",
+        f"{'mode':<10}{'over':<9}{'added':>8}{'quartiles':>16}{'/floor':>8}{'quartiles':>16}{'budget/floor':>14}",
     ]
     for mode in modes:
         if mode.over:
             more = [value - base for value, base in zip(found[mode.name], found[mode.over], strict=True)]
             of_floor = [value / floor for value, floor in zip(more, floors, strict=True)]
-            budget = f"{mode.budget / BUDGETED_FLOOR:.2f}" if mode.budget else "-"
+            allowed = mode.event_budget if streams else mode.budget
+            budget = f"{allowed / budgeted_floor:.2f}" if allowed else "-"
             lines.append(
-                f"{mode.name:<10}{mode.over:<9}{median(more):>+8.0f}{_quartiles(more, '.0f'):>14}"
+                f"{mode.name:<10}{mode.over:<9}{median(more):>+8.4g}{_quartiles(more, '.4g'):>16}"
                 f"{median(of_floor):>8.2f}{_quartiles(of_floor, '.2f'):>16}{budget:>14}"
             )
     return "\n".join(lines)
