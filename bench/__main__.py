@@ -271,6 +271,8 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.save and (options.quick or options.mode or options.watch or options.added):
         parser.error("only a whole run can be saved")
+    if options.added is not None and (options.added < 2 or options.mode):
+        parser.error("--added takes two rounds or more, and every mode")
     return options
 
 

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -225,6 +226,36 @@ async def test_an_interrupt_cancels_the_call_and_exits_130(failing_server: Headg
         _, stderr = await process.communicate()
     assert (process.returncode, stderr) == (130, b"")
     assert await failing_server.idle()
+
+
+async def test_an_interrupt_that_the_shell_ignores_is_ignored(failing_server: Headgate) -> None:
+    """As behind nohup: the call goes on to its deadline."""
+    command = " ".join(map(shlex.quote, COMMAND))
+    given = f"call --address {failing_server.address} -m slow/echo --deadline 2 Hi"
+    process = await asyncio.create_subprocess_exec("sh", "-c", f"trap '' INT; exec {command} {given}")
+    async with asyncio.timeout(30):
+        while not len(failing_server.application.calls):
+            await asyncio.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 1
+
+
+async def test_the_second_interrupt_ends_a_command_that_nobody_reads(serve: Serve) -> None:
+    """The first waits for what it prints."""
+    reading, writing = os.pipe()
+    text = "word " * 20_000
+    async with serve(providers={"demo": {"adapter": "mock"}}) as headgate:
+        process = await asyncio.create_subprocess_exec(
+            *COMMAND, "call", "--address", headgate.address, "-m", "demo/echo", text, stdout=writing
+        )
+        os.close(writing)
+        async with asyncio.timeout(30):
+            await asyncio.to_thread(os.read, reading, 1)
+            while process.returncode is None:
+                process.send_signal(signal.SIGINT)
+                await asyncio.sleep(0.5)
+    os.close(reading)
+    assert process.returncode == 130
 
 
 @pytest.mark.parametrize("arguments", [("models",), ("health",), ("call", "-m", "echo", "Hi")])

@@ -6,6 +6,7 @@ import gc
 import json
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any, get_args
 
@@ -343,6 +344,11 @@ def test_lines_that_may_hold_a_secret_are_looked_at(value: Any) -> None:
         "fw_0123456789abcdef",
         "r8_0123456789abcdef",
         "key-0123456789abcdef",
+        "key_0123456789abcdef",
+        "hf-0123456789abcdef",
+        "fw-0123456789abcdef",
+        "r8-0123456789abcdef",
+        "BeArEr 0123456789abcdef",
     ],
 )
 def test_whatever_looks_like_a_key_is_masked(key: str) -> None:
@@ -354,3 +360,35 @@ def test_words_that_contain_a_key_by_chance_are_kept() -> None:
     """A task-based model is no key."""
     for text in ("task-based-models", "risk_averse_agents", "a tokenkeeper", "disk-usage-of-today"):
         assert mask_keys(text) == text
+
+
+async def test_a_key_behind_a_line_feed_is_masked() -> None:
+    """JSON writes that as an n, with which the key is a word like any other; so is one behind a tab, and a name's."""
+    body = r"""
+log.info("e", text="x\nsk-proj-0123456789abcdef", more=["\thf_0123456789abcdef"], of={"sk-proj-0123456789abcdef": 1})
+"""
+    (line,) = await logged_by(body)
+    assert (line["text"], line["more"], line["of"]) == (f"x\n{MASK}", [f"\t{MASK}"], {MASK: 1})
+
+
+async def test_lines_of_several_threads_are_whole() -> None:
+    """However long those are that are written together, and however slowly they are read."""
+    body = """
+import threading
+
+def write(number):
+    for _ in range(20):
+        with logs.together():
+            for _ in range(100):
+                log.info("e", thread=number, text="x" * 200)
+
+def write_alone(number):
+    for _ in range(2000):
+        log.info("e", thread=number, text="x" * 200)
+
+threads = [threading.Thread(target=write, args=(0,)), threading.Thread(target=write_alone, args=(1,))]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+    lines = await logged_by(body)
+    assert Counter(line["thread"] for line in lines) == {0: 2000, 1: 2000}

@@ -166,7 +166,7 @@ class Application:
         """Listens and serves; the port that was bound.
 
         Raises:
-            OSError: an address cannot be bound. Nothing is left of what had begun.
+            OSError: an address cannot be bound. What had begun is ended.
         """
         try:
             return await self._start()
@@ -266,16 +266,17 @@ class Application:
         await drained
         if self._retiring:
             await asyncio.wait(self._retiring, timeout=CLEANUP_SECONDS)
-        self._ended.tell()
         await self._close()
 
     async def _close(self) -> None:
         for task in self._watching:
             task.cancel()
         async with AsyncExitStack() as closing:  # from the last to the first, each whatever another raises
-            for part in (self._tracer, self._admin, self._probes, self._ledger, self._runtime):
+            for part in (self._tracer, self._admin, self._probes, self._ledger):
                 if part:
                     closing.push_async_callback(part.close)
+            closing.callback(self._ended.tell)  # while there is a ledger to hear of it
+            closing.push_async_callback(self._runtime.close)
 
 
 def run(config: Config, path: Path | None = None, environment: Mapping[str, str] = MappingProxyType({})) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -52,19 +53,20 @@ _repetition: Repetition | None = None
 
 
 class Lines:
-    """Where lines are written: each at once, or those of a block together."""
+    """Where lines are written, by any thread: each at once, or those of a block together."""
 
     def __init__(self, file: TextIO) -> None:
         self.file = file
         self._held: list[str] | None = None
+        self._lock = threading.Lock()
 
     def info(self, line: str) -> None:
         """Writes a line, of whatever level."""
-        if self._held is not None:
-            self._held.append(f"{line}\n")
-            return
-        self.file.write(f"{line}\n")
-        self.file.flush()
+        with self._lock:
+            if self._held is None:
+                self._write(f"{line}\n")
+            else:
+                self._held.append(f"{line}\n")
 
     debug = warning = error = critical = exception = info
 
@@ -78,10 +80,14 @@ class Lines:
         try:
             yield
         finally:
-            held, self._held = self._held, None
-            if held:
-                self.file.write("".join(held))
-                self.file.flush()
+            with self._lock:
+                held, self._held = self._held, None
+                if held:
+                    self._write("".join(held))
+
+    def _write(self, text: str) -> None:
+        self.file.write(text)
+        self.file.flush()
 
 
 _lines = Lines(sys.stderr)
@@ -253,7 +259,8 @@ def _mask_texts(_logger: Any, _name: str, event: EventDict) -> EventDict:
 def _render_json(_logger: Any, _name: str, event: EventDict) -> str:
     if is_plain(event):  # type: ignore[arg-type]  # structlog's chains hold nothing but dicts
         return json_safe(_json(event))
-    return json_safe(mask_keys(_json(mask_fields(event))))  # type: ignore[arg-type]
+    # Texts first: before an escape such as \n, a key does not look like one. Then names, and what is no text.
+    return json_safe(mask_keys(_json(mask_texts(mask_fields(event)))))  # type: ignore[arg-type]
 
 
 def _json(event: Any) -> str:

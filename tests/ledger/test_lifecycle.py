@@ -193,6 +193,19 @@ async def test_sqlite_forgets_what_is_too_old(tmp_path: Path) -> None:
     assert len(rows_of(file, "headgate_attempts")) == 1
 
 
+@pytest.mark.parametrize("days", [500_000, 10_000_000])
+async def test_rows_can_be_kept_for_longer_than_there_were_years(tmp_path: Path, days: int) -> None:
+    """Of whatever time they are, and the writer goes on."""
+    file = tmp_path / "ledger.db"
+    spool = Spool(file, "checkpoint")
+    spool.write([rows(1)])
+    writer = Writer(spool, flush_interval=0.001, most_queued=1000, retention_days=days)
+    await asyncio.sleep(1.2)
+    writer.put(rows(2))
+    await eventually(lambda: ids(file) == [1, 2])
+    await writer.close(5)
+
+
 async def test_one_row_that_the_file_does_not_take_holds_up_no_others(tmp_path: Path, logged: LogLines) -> None:
     """It is told of and counted; the rows around it are written."""
     file = tmp_path / "ledger.db"

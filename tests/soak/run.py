@@ -54,9 +54,10 @@ class Report:
 
 
 async def soak(options: Options) -> Report:
-    """Makes the calls in three parts: to warm up, then two halves between which nothing may grow.
+    """Makes calls to warm up, then two halves of the rest, between which nothing may grow.
 
-    Where something did, as many calls again tell a leak, which grows each time, from pools that happened to be fuller.
+    Where something did, another half, and once more, tells a leak, which grows each time, from pools that happened to
+    be fuller.
     """
     report, log = Report(options), Log()
     vendors = Vendors(options.seed, options.faulty_share)

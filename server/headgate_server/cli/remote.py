@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import grpc
@@ -98,22 +99,27 @@ def call(
 @contextmanager
 def _interruptible(made: grpc.RpcContext) -> Iterator[None]:
     """Control-C cancels the call, and is raised when that is done: raised at once, in whatever frame runs, it can be
-    lost in one of gRPC's callbacks."""
+    lost in one of gRPC's callbacks. The second is raised at once all the same, should nobody read what is printed."""
     interrupted = False
 
-    def interrupt(_signal: int, _frame: object) -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal interrupted
+        if interrupted:
+            signal.default_int_handler(number, frame)
         interrupted = True
         made.cancel()
 
-    before = signal.signal(signal.SIGINT, interrupt)
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, as behind nohup
+        yield
+        return
+    signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     except (grpc.RpcError, grpc.FutureCancelledError):
         if not interrupted:
             raise
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if interrupted:
         raise KeyboardInterrupt
 

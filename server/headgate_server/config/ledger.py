@@ -54,7 +54,7 @@ class Ledger(Section):
     """Make and migrate PostgreSQL's tables, and their months; otherwise `headgate ledger migrate` does."""
     months_ahead: CountFromZero = 2
     """How many monthly partitions PostgreSQL has ready beyond the current month."""
-    retention_days: Count | None = None
+    retention_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
     """After how many days rows are deleted, in PostgreSQL by whole months; by default never."""
     content: LedgerContent = LedgerContent()
     """What of prompts and answers is kept."""

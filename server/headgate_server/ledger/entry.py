@@ -55,6 +55,15 @@ class Rows(NamedTuple):
         return 1 + len(self.attempts) + characters // CONTENT_BYTES_PER_ROW
 
 
+class Asker(NamedTuple):
+    """Who asked, and for what: the same in the rows of a call and of its attempts."""
+
+    tenant: str
+    key_id: str
+    labels: str
+    model: str
+
+
 class Entry:
     """What the ledger knows of one call.
 
@@ -107,23 +116,17 @@ class Entry:
         return self._rows(error.code.name, error.reason, latency, content)
 
     def _rows(self, outcome: str, reason: str, latency: int | None, content: Row | None = None) -> Rows:
-        call = self._call
-        whose = (_clean(call.principal.tenant), _clean(call.principal.key_id, MAX_KEY_TEXT))
-        what = (_labels(call), _clean(self._request.model))
-        attempts = [self._attempt(attempt, *whose, *what) for attempt in self.attempts]
-        return Rows(self._row(outcome, reason, latency, attempts, *whose, *what), attempts, content)
+        principal = self._call.principal
+        asker = Asker(
+            _clean(principal.tenant),
+            _clean(principal.key_id, MAX_KEY_TEXT),
+            _labels(self._call),
+            _clean(self._request.model),
+        )
+        attempts = [self._attempt(attempt, asker) for attempt in self.attempts]
+        return Rows(self._row(outcome, reason, latency, attempts, asker), attempts, content)
 
-    def _row(
-        self,
-        outcome: str,
-        reason: str,
-        latency: int | None,
-        attempts: Sequence[Row],
-        tenant: str,
-        key_id: str,
-        labels: str,
-        model: str,
-    ) -> Row:
+    def _row(self, outcome: str, reason: str, latency: int | None, attempts: Sequence[Row], asker: Asker) -> Row:
         call = self._call
         answering = self._answering
         return (
@@ -131,11 +134,11 @@ class Entry:
             sqlite_text(self.time),
             call.name,
             call.request_id,
-            tenant,
-            key_id,
+            asker.tenant,
+            asker.key_id,
             _clean(self._request.end_user_id),
-            labels,
-            model,
+            asker.labels,
+            asker.model,
             call.routed_to,
             call.arm,
             answering.target.provider if answering else "",
@@ -160,17 +163,14 @@ class Entry:
             return None
         return _micros(answering.started - self._call.started) + _micros(answering.first_token)
 
-    def _attempt(self, attempt: Attempt, tenant: str, key_id: str, labels: str, model: str) -> Row:
+    def _attempt(self, attempt: Attempt, asker: Asker) -> Row:
         record = attempt.record
         usage, cost = account_of(attempt, self._request)
         return (
             self.id,
             record.number,
             sqlite_text(self.time + (attempt.started - self._call.started)),
-            tenant,
-            key_id,
-            labels,
-            model,
+            *asker,
             attempt.target.provider,
             _clean(attempt.target.model),
             attempt.cause,
@@ -241,7 +241,7 @@ def _clean(text: str, limit: int = MAX_TEXT) -> str:
 
 
 def _micros(seconds: float) -> int:
-    return round(seconds * 1e6)
+    return int(seconds * 1e6)
 
 
 def _micros_or_none(seconds: float | None) -> int | None:

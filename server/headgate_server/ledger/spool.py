@@ -108,7 +108,7 @@ class Spool:
             for table in TABLES:
                 old = f"SELECT rowid FROM {table} WHERE time < ? LIMIT ?"
                 deleted += self._connection.execute(
-                    f"DELETE FROM {table} WHERE rowid IN ({old})", (sqlite_text(before), most)
+                    f"DELETE FROM {table} WHERE rowid IN ({old})", (sqlite_text(max(before, 0.0)), most)
                 ).rowcount
         return deleted
 

@@ -38,7 +38,7 @@ class Counter(Collector):
 
     def collect(self) -> Iterator[Metric]:
         family = CounterMetricFamily(self._name.name, self._name.help, labels=self._name.labels)
-        for labels, total in tuple(self._sums.items()):  # the copy is safe from other threads
+        for labels, total in self._sums.copy().items():  # this may be another thread
             family.add_metric(labels, total)
         yield family
 
@@ -71,7 +71,7 @@ class Histogram(Collector):
 
     def collect(self) -> Iterator[Metric]:
         family = HistogramMetricFamily(self._name.name, self._name.help, labels=self._name.labels)
-        for labels, series in tuple(self._series.items()):
+        for labels, series in self._series.copy().items():
             family.add_metric(labels, tuple(self._buckets(series)), series.sum)
         yield family
 

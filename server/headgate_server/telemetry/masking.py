@@ -31,13 +31,15 @@ SECRET_NAMES = frozenset(
 )
 SECRET_ENDINGS = ("_api_key", "_password", "_secret", "_token")
 CALLERS_OWN_KEYS = "x_provider_key_"
-KEY_MARKS = ("hg_", "eyJ", "k-", "k_", "AIza", "earer", "EARER", "xai", "hf_", "nvapi", "pplx", "fw_", "r8_", "key-")
-"""One of these is in whatever looks like a key."""
+KEY_MARKS = (
+    *("hg_", "eyj", "aiza", "earer", "k-", "k_", "xai", "hf-", "hf_", "nvapi", "pplx"),
+    *("fw-", "fw_", "r8-", "r8_", "key-", "key_"),
+)
+"""One of these is in whatever looks like a key, in lower case."""
 MAX_NAMES = 1024
 MAX_NAME = 64
 CONTAINERS = (dict, list, tuple)
 NUMBERS = (int, float, bool, type(None))
-
 
 _plain_names: set[object] = set()
 """Names that are known to be of no secret. Callers choose some, of labels, so that it has to forget them in time, and
@@ -76,6 +78,7 @@ def mask_texts(value: Any) -> Any:
 
 
 def _may_hold_key(text: str) -> bool:
+    text = text.lower()
     for mark in KEY_MARKS:  # noqa: SIM110  # each line comes here, and a generator doubles the time
         if mark in text:
             return True
