@@ -40,7 +40,7 @@ class Ledger(Section):
     fsync: Literal["commit", "checkpoint", "never"] = "checkpoint"
     """What survives a power failure: every commit, all but the last seconds, or what the system has written by itself.
     A crash of the server loses nothing that was committed, whatever this says."""
-    flush_interval: Annotated[float, Field(ge=0.001, le=1)] = 0.025
+    flush_interval: Annotated[float, Field(ge=0.001, le=1)] = 0.05
     """How long rows are gathered for one commit: fewer commits cost less, and a kill loses what was not committed.
 
     A call is told of up to 25 ms after its end, together with others; that comes before this."""
