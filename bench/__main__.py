@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
+import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -31,8 +33,15 @@ ROUNDS = 3
 PACED_EVENTS = 69
 """Messages of a paced stream: 64 of text, and those around them."""
 PACED_SECONDS = 0.005
+CACHEGRIND = ("valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null")
+COUNTED_CALLS = (200, 700)
+COUNTED_CALLERS = 16
+"""Enough that ended calls are told of together, as they are at 500 calls a second."""
 WATCHED = ("unary", "unary_saturated", "burst", "paced", "embed")
 PACKAGES = ("grpcio", "protobuf", "aiohttp", "uvloop", "msgspec", "structlog")
+
+
+Starts = Callable[..., AbstractContextManager[Running]]
 
 
 class Bench:
@@ -87,6 +96,29 @@ class Bench:
                     cost = seen.cpu_per_call / (seen.messages_per_call if streams else 1)
                     found.setdefault(name, []).append(cost)
         return found
+
+    def instructions(self, modes: Sequence[Mode]) -> dict[str, float]:
+        """Instructions that a unary call in each mode takes outside of the kernel, in thousands, and the floor's.
+
+        They are the difference of two runs, so that the start is in neither.
+        """
+        starts: dict[str, Starts] = {FLOOR: self._echo, **{mode.name: partial(self._server, mode) for mode in modes}}
+        calls = {FLOOR: self._echo_unary, **{mode.name: self._call(mode, "Generate", "plain") for mode in modes}}
+        found: dict[str, float] = {}
+        for name, start in starts.items():
+            few, many = (self._instructions(start, count, calls[name]) for count in COUNTED_CALLS)
+            found[name] = (many - few) / (COUNTED_CALLS[1] - COUNTED_CALLS[0]) / 1000
+            print(f"{name:<10}{found[name]:>8.0f}", flush=True)
+        return found
+
+    def _instructions(self, start: Starts, count: int, call: Mapping[str, Any]) -> int:
+        log = self._directory / "cachegrind.log"
+        with start(under=(*CACHEGRIND, f"--log-file={log}")) as server:
+            self.load.once(server, "unary", count=count, callers=COUNTED_CALLERS, **call)
+        counted = re.search(r"I\s+refs:\s+([\d,]+)", log.read_text())
+        if not counted:
+            raise Spoiled(f"valgrind did not count:\n{log.read_text()[-2000:]}")
+        return int(counted[1].replace(",", ""))
 
     def _direct(self) -> tuple[Seen, Seen]:
         """The vendor without a gateway, asked by the same client over HTTP."""
@@ -164,8 +196,8 @@ class Bench:
             figures["memory_loaded"] = server.resident / MB
         return figures
 
-    def _echo(self) -> AbstractContextManager[Running]:
-        return running(sys.executable, str(BENCH / "echo.py"), core=self._core)
+    def _echo(self, under: Sequence[str] = ()) -> AbstractContextManager[Running]:
+        return running(*under, sys.executable, str(BENCH / "echo.py"), core=self._core)
 
     @property
     def _echo_unary(self) -> dict[str, Any]:
@@ -181,13 +213,13 @@ class Bench:
         return wish
 
     @contextmanager
-    def _server(self, mode: Mode) -> Iterator[Running]:
+    def _server(self, mode: Mode, under: Sequence[str] = ()) -> Iterator[Running]:
         with redis_server() if mode.redis else nullcontext("") as redis:
             folder = self._directory / mode.name
             folder.mkdir(exist_ok=True)
             config = folder / "headgate.yaml"
             config.write_text(json.dumps(configuration(mode, self.load.vendor.address, redis)))
-            command = (sys.executable, "-m", "headgate_server", "serve", "--config", str(config))
+            command = (*under, sys.executable, "-m", "headgate_server", "serve", "--config", str(config))
             errors = folder / "log"
             with running(*command, core=self._core, errors=errors, environment=mode.environment) as server:
                 yield server
@@ -226,6 +258,11 @@ def main() -> int:
         sched_setaffinity(0, cores[:-1])
         with tempfile.TemporaryDirectory() as directory, running(str(BUILT / "fakevendor")) as vendor:
             bench = Bench(vendor, cores[-1], Path(directory), quick=options.quick, seconds=options.seconds)
+            if options.instructions:
+                if shutil.which(CACHEGRIND[0]) is None:
+                    raise Skipped("--instructions needs valgrind: skipped")
+                print(report.instructions(bench.instructions(MODES), MODES))
+                return 0
             if options.added:
                 rate = options.rate or (100 if options.streams else 500)
                 by_turns = bench.added(MODES, options.added, rate, streams=options.streams)
@@ -267,9 +304,10 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--streams", action="store_true", help="what --added tells of are the events of paced streams")
     parser.add_argument("--rate", type=int, help="calls a second of --added (500, or 100 streams)")
+    parser.add_argument("--instructions", action="store_true", help="only count instructions, by valgrind's cachegrind")
     parser.add_argument("--watch", choices=WATCHED, help="only put this load on one server, for a profiler")
     options = parser.parse_args()
-    if options.save and (options.quick or options.mode or options.watch or options.added):
+    if options.save and (options.quick or options.mode or options.watch or options.added or options.instructions):
         parser.error("only a whole run can be saved")
     if options.added is not None and (options.added < 2 or options.mode):
         parser.error("--added takes two rounds or more, and every mode")

@@ -18,6 +18,8 @@ from typing import Any
 BENCH = Path(__file__).resolve().parent
 BUILT = BENCH.parent / ".tools" / "bench"
 MAX_OTHER_CORES = 0.15
+ENDING_SECONDS = 60
+"""Until a program that was told to end is killed; under valgrind all takes long."""
 
 
 class Skipped(Exception):
@@ -85,7 +87,7 @@ def running(
         finally:
             process.terminate()
             try:
-                process.wait(15)
+                process.wait(ENDING_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
 

@@ -47,6 +47,16 @@ def added(found: Mapping[str, Sequence[float]], modes: Sequence[Mode], *, stream
     return "\n".join(lines)
 
 
+def instructions(found: Mapping[str, float], modes: Sequence[Mode]) -> str:
+    """What each mode adds to the one that it goes over, in thousands, and as a multiple of the floor."""
+    lines = [f"{'mode':<10}{'over':<9}{'added':>8}{'/floor':>8}"]
+    for mode in modes:
+        if mode.over:
+            more = found[mode.name] - found[mode.over]
+            lines.append(f"{mode.name:<10}{mode.over:<9}{more:>+8.0f}{more / found[FLOOR]:>8.2f}")
+    return "\n".join(lines)
+
+
 def _quartiles(values: Sequence[float], form: str) -> str:
     first, _, last = quantiles(values, n=4)
     return f"{first:{form}} to {last:{form}}"
