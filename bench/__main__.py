@@ -215,8 +215,7 @@ class Bench:
     @contextmanager
     def _server(self, mode: Mode, under: Sequence[str] = ()) -> Iterator[Running]:
         with redis_server() if mode.redis else nullcontext("") as redis:
-            folder = self._directory / mode.name
-            folder.mkdir(exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix=f"{mode.name}-", dir=self._directory))
             config = folder / "headgate.yaml"
             config.write_text(json.dumps(configuration(mode, self.load.vendor.address, redis)))
             command = (*under, sys.executable, "-m", "headgate_server", "serve", "--config", str(config))
