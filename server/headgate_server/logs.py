@@ -58,7 +58,7 @@ class Lines:
     def __init__(self, file: TextIO) -> None:
         self.file = file
         self._held: list[str] | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer may log in the midst of a line
 
     def info(self, line: str) -> None:
         """Writes a line, of whatever level."""
