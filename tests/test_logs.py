@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import re
 import sys
-from collections import Counter
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, get_args
 
@@ -371,24 +373,35 @@ log.info("e", text="x\nsk-proj-0123456789abcdef", more=["\thf_0123456789abcdef"]
     assert (line["text"], line["more"], line["of"]) == (f"x\n{MASK}", [f"\t{MASK}"], {MASK: 1})
 
 
-async def test_lines_of_several_threads_are_whole() -> None:
-    """However long those are that are written together, and however slowly they are read."""
-    body = """
-import threading
+class SlowFile(io.StringIO):
+    """Takes a text in two pieces, between which other threads run."""
 
-def write(number):
-    for _ in range(20):
-        with logs.together():
-            for _ in range(100):
-                log.info("e", thread=number, text="x" * 200)
+    def write(self, text: str) -> int:
+        middle = len(text) // 2
+        taken = super().write(text[:middle])
+        time.sleep(0.001)
+        return taken + super().write(text[middle:])
 
-def write_alone(number):
-    for _ in range(2000):
-        log.info("e", thread=number, text="x" * 200)
 
-threads = [threading.Thread(target=write, args=(0,)), threading.Thread(target=write_alone, args=(1,))]
-for thread in threads: thread.start()
-for thread in threads: thread.join()
-"""
-    lines = await logged_by(body)
-    assert Counter(line["thread"] for line in lines) == {0: 2000, 1: 2000}
+def test_lines_of_several_threads_are_whole() -> None:
+    """Those that are written together, too, and none is lost or comes twice."""
+    file = SlowFile()
+    lines = logs.Lines(file)
+
+    def write_together() -> None:
+        for number in range(20):
+            with lines.together():
+                for line in range(5):
+                    lines.info(f"together {number}.{line}")
+
+    def write_alone(thread: int) -> None:
+        for number in range(50):
+            lines.info(f"alone {thread}.{number}")
+
+    with ThreadPoolExecutor() as threads:
+        writing = [threads.submit(write_together), *(threads.submit(write_alone, thread) for thread in range(2))]
+        for written in writing:
+            written.result()
+    expected = [f"together {number}.{line}" for number in range(20) for line in range(5)]
+    expected += [f"alone {thread}.{number}" for thread in range(2) for number in range(50)]
+    assert sorted(file.getvalue().splitlines()) == sorted(expected)

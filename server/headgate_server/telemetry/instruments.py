@@ -1,6 +1,6 @@
 """Counters and histograms that calls are recorded by.
 
-prometheus-client serves them; its own take ten times as long to record, which is a lock and a search for each value,
+prometheus-client serves them; its own take four times as long to record, which is a lock and a search for each value,
 and a call records a dozen. These are changed on the event loop alone, and read from any thread.
 """
 
@@ -34,13 +34,16 @@ class Counter(Collector):
 
     def describe(self) -> Iterator[Metric]:
         """The family without values."""
-        yield CounterMetricFamily(self._name.name, self._name.help, labels=self._name.labels)
+        yield self._family()
 
     def collect(self) -> Iterator[Metric]:
-        family = CounterMetricFamily(self._name.name, self._name.help, labels=self._name.labels)
+        family = self._family()
         for labels, total in self._sums.copy().items():  # this may be another thread
             family.add_metric(labels, total)
         yield family
+
+    def _family(self) -> CounterMetricFamily:
+        return CounterMetricFamily(self._name.name, self._name.help, labels=self._name.labels)
 
 
 class Histogram(Collector):
@@ -67,13 +70,16 @@ class Histogram(Collector):
 
     def describe(self) -> Iterator[Metric]:
         """The family without values."""
-        yield HistogramMetricFamily(self._name.name, self._name.help, labels=self._name.labels)
+        yield self._family()
 
     def collect(self) -> Iterator[Metric]:
-        family = HistogramMetricFamily(self._name.name, self._name.help, labels=self._name.labels)
+        family = self._family()
         for labels, series in self._series.copy().items():
             family.add_metric(labels, tuple(self._buckets(series)), series.sum)
         yield family
+
+    def _family(self) -> HistogramMetricFamily:
+        return HistogramMetricFamily(self._name.name, self._name.help, labels=self._name.labels)
 
     def _buckets(self, series: Series) -> Iterator[tuple[str, float] | tuple[str, float, Exemplar]]:
         for bucket, (bound, count) in enumerate(zip(self._shown_bounds, accumulate(series.counts), strict=True)):

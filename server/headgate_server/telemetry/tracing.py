@@ -158,8 +158,8 @@ def _propagator() -> TextMapPropagator:
 
 
 def _bound(sampler: Sampler) -> int | None:
-    """Below which ids a sampler chooses traces that begin here, if it goes by their ids alone: asking it takes ten
-    times as long. OpenTelemetry's samplers say what they do in a form that is specified."""
+    """Below which ids a sampler chooses traces that begin here, if it goes by their ids alone: asking it takes
+    twenty times as long. OpenTelemetry's samplers say what they do in a form that is specified."""
     if type(sampler) not in (ParentBased, TraceIdRatioBased):
         return None
     ratio = _RATIO.match(sampler.get_description())
