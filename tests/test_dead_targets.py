@@ -19,7 +19,7 @@ CONNECT_SECONDS = 1.0
 FAILURES_TO_OPEN = 5
 CALLS = 40
 STRATEGIES = ("priority", "weighted", "least-busy", "latency", "cost")
-SLOW_SECONDS, QUICK_SECONDS = 0.3, 0.005
+QUICK_SECONDS, SLOW_SECONDS, SLOWEST_SECONDS = 0.005, 0.5, 1.5
 FEW = 4
 """Calls of twenty that a busy machine may send astray: a quick target is slow when nobody runs it."""
 
@@ -111,7 +111,7 @@ async def embed(headgate: Headgate) -> str:
 @pytest.mark.parametrize("rpc", [generate, stream, embed])
 async def test_latency_moves_traffic_away_from_a_slow_target_within_twenty_calls(serve: Serve, rpc: Ask) -> None:
     """The quicker of two has the traffic until it is the slower one; what is slow from the start hardly gets any."""
-    seconds = {"a": QUICK_SECONDS, "b": SLOW_SECONDS / 6}
+    seconds = {"a": QUICK_SECONDS, "b": SLOW_SECONDS}  # so far apart that no pause of the machine swaps them
 
     def behaviour(name: str) -> Callable[[Exchange], Awaitable[None]]:
         async def behave(exchange: Exchange) -> None:
@@ -129,7 +129,7 @@ async def test_latency_moves_traffic_away_from_a_slow_target_within_twenty_calls
         async with serve(providers=providers, models=models) as headgate:
             learning = [await rpc(headgate) for _ in range(20)]
             learnt = [await rpc(headgate) for _ in range(20)]
-            seconds["a"] = SLOW_SECONDS
+            seconds.update(a=SLOWEST_SECONDS, b=QUICK_SECONDS)
             moving = [await rpc(headgate) for _ in range(20)]
             moved = [await rpc(headgate) for _ in range(20)]
     assert learning.count("a") > 10
