@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sqlite3
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,8 @@ async def test_a_redis_that_lost_everything_is_told_what_the_ledger_knows(
         for _ in range(5):
             assert not await refused(one, request)
         assert await eventually(lambda: settled(one) == 5 * USUAL)
+        with closing(sqlite3.connect(tmp_path / "ledger.db")) as rows:
+            assert await eventually(lambda: rows.execute("SELECT count(*) FROM headgate_calls").fetchone() == (5,))
         redis.kill()
         redis.start()
         two = await stack.enter_async_context(serve(providers=providers, limits=limits))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ReferenceType, ref
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from headgate_server.errors import GatewayError
 
 Row = tuple[Any, ...]
+"""Texts, integers and None: of all else, booleans too, SQLite's driver asks first how it is to be bound."""
 
 MAX_TEXT = 256
 MAX_KEY_TEXT = 512
@@ -31,7 +32,7 @@ MAX_KEY_TEXT = 512
 CONTENT_BYTES_PER_ROW = 1024
 """So much of prompts and answers weighs as much in memory as one row."""
 VENDOR_PRICES = "vendor"
-PLACES = {field.number: TOKENS.index(field.name) for field in pb.Usage.DESCRIPTOR.fields if field.name in TOKENS}
+NUMBERS = [pb.Usage.DESCRIPTOR.fields_by_name[name].number for name in TOKENS]
 OUTCOMES = {value: name.removeprefix("ATTEMPT_OUTCOME_") for name, value in pb.AttemptOutcome.items()}
 OUTCOMES[pb.ATTEMPT_OUTCOME_UNSPECIFIED] = OPEN
 SOURCES = {value: name.removeprefix("COST_SOURCE_") for name, value in pb.CostSource.items()}
@@ -178,21 +179,18 @@ class Entry:
             record.error_reason,
             record.http_status or None,
             record.provider_request_id,
-            bool(attempt.caller_key),
+            int(bool(attempt.caller_key)),
             _micros_or_none(attempt.latency),
             _micros_or_none(attempt.first_token),
             *_tokens(usage),
-            usage.estimated,
+            int(usage.estimated),
             *(_cost(cost) if cost else NO_COST),
         )
 
 
-def _tokens(usage: pb.Usage) -> list[int | None]:
-    counts: list[int | None] = [None] * len(TOKENS)
-    for field, value in usage.ListFields():
-        if (place := PLACES.get(field.number)) is not None:
-            counts[place] = value
-    return counts
+def _tokens(usage: pb.Usage) -> Iterator[int | None]:
+    counts = {field.number: value for field, value in usage.ListFields()}
+    return map(counts.get, NUMBERS)
 
 
 def _cost(cost: pb.Cost) -> Row:
@@ -215,7 +213,7 @@ def _sums(attempts: Sequence[Row]) -> Row:
         (row,) = attempts
         return (*row[AMOUNTS], row[ESTIMATED], row[COST], row[CURRENCY])
     tokens = [_sum([row[place] for row in attempts]) for place in range(AMOUNTS.start, AMOUNTS.stop)]
-    estimated = any(row[ESTIMATED] for row in attempts)
+    estimated = int(any(row[ESTIMATED] for row in attempts))
     currencies = {row[CURRENCY] for row in attempts if row[COST] is not None}
     if len(currencies) != 1:
         return (*tokens, estimated, None, "")
