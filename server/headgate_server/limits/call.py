@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from headgate_server.attempt import Attempt
 
 NAMES = {"requests": "requests", **dict.fromkeys(truth.TOKENS, "tokens")}
+TRAILERS = {
+    name: tuple(f"x-ratelimit-{what}-{name}" for what in ("limit", "remaining", "reset"))
+    for name in dict.fromkeys(NAMES.values())
+}
 
 
 class Share(NamedTuple):
@@ -191,11 +195,13 @@ class CallLimits:
 
     def _used(self, share: Share) -> dict[str, int]:
         """What the attempts of this share have used; but for providers a call is one request, however often sent."""
-        attempts = [
-            attempt
-            for attempt in self._attempts
-            if _is_of(share, attempt.provider, attempt.model, self._names.get((attempt.provider, attempt.model)))
-        ]
+        attempts = self._attempts
+        if share is not WHOLE:
+            attempts = [
+                attempt
+                for attempt in attempts
+                if _is_of(share, attempt.provider, attempt.model, self._names.get((attempt.provider, attempt.model)))
+            ]
         most_estimates = max(len(self._tries), 1)
         used = truth.of_attempts(attempts, self._estimate, most_estimates)
         for attempt in self._sent(share):
@@ -236,27 +242,27 @@ class CallLimits:
         """How the limits stand that have least room, of requests and of tokens."""
         tightest: dict[str, tuple[int, int, int]] = {}
         for scoped, standing, back in self._standings.values():
-            name = NAMES.get(scoped.limit.unit)
-            capacity = scoped.limit.capacity
-            remaining = min(capacity - standing.used + back, capacity)
-            if name and (name not in tightest or remaining < tightest[name][0]):
-                tightest[name] = (remaining, capacity, standing.reset)
-        trailer = []
+            limit = scoped.limit
+            if name := NAMES.get(limit.unit):
+                remaining = min(limit.capacity - standing.used + back, limit.capacity)
+                if name not in tightest or remaining < tightest[name][0]:
+                    tightest[name] = (remaining, limit.capacity, standing.reset)
+        trailer: list[tuple[str, str]] = []
         for name, (remaining, capacity, reset) in tightest.items():
-            trailer += [
-                (f"x-ratelimit-limit-{name}", str(capacity)),
-                (f"x-ratelimit-remaining-{name}", str(max(remaining, 0))),
-                (f"x-ratelimit-reset-{name}", f"{reset / MICROS:.3f}"),
-            ]
+            values = (str(capacity), str(max(remaining, 0)), f"{reset / MICROS:.3f}")
+            trailer += zip(TRAILERS[name], values, strict=True)
         return trailer
 
     async def _reserve(
         self, share: Share, scoped: Sequence[Scoped], amounts: Mapping[str, int], refusal: type[RateLimited]
     ) -> None:
-        asked = [each for each in scoped if amounts.get(each.limit.unit, 0) > 0]
+        asked, takes = [], []
+        for each in scoped:
+            if (amount := amounts.get(each.limit.unit, 0)) > 0:
+                asked.append(each)
+                takes.append(Take(each.key, each.limit, amount))
         if not asked:
             return
-        takes = [Take(each.key, each.limit, amounts[each.limit.unit]) for each in asked]
         reservation, verdict = await self._limiter.reserve(takes)
         if not verdict.granted:
             for each, take, standing in zip(asked, takes, verdict.standings, strict=True):
@@ -271,11 +277,13 @@ class CallLimits:
 
     def _settle(self, held: Held, used: Mapping[str, int]) -> None:
         amounts = []
-        for scoped, take, standing in zip(held.scoped, held.reservation.takes, held.standings, strict=True):
-            amount = used.get(scoped.limit.unit, 0)
+        for scoped, (key, limit, taken), standing in zip(
+            held.scoped, held.reservation.takes, held.standings, strict=True
+        ):
+            amount = used.get(limit.unit, 0)
             amounts.append(amount)
-            given_back = self._standings[scoped.key][2] if scoped.key in self._standings else 0
-            self._standings[scoped.key] = (scoped, standing, given_back + take.amount - amount)
+            before = self._standings.get(key)
+            self._standings[key] = (scoped, standing, (before[2] if before else 0) + taken - amount)
         self._limiter.settle(held.reservation, amounts)
 
 
