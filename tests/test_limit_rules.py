@@ -20,6 +20,7 @@ from headgate_server.principal import ANONYMOUS, Principal
 from headgate_server.providers.base import Target
 from headgate_server.providers.hosts import Host
 from headgate_server.routing import AliasRoute, Candidate, Routes, Rule
+from headgate_server.validation import check_embed, check_generate
 from tests.headgate_process import ask
 
 ACME = Principal(tenant="acme", key_id="k1")
@@ -209,7 +210,7 @@ def test_limits_in_provider_options_count_where_they_are_larger(options: str, ex
 @pytest.mark.parametrize(
     ("media", "expected"),
     [
-        (pb.Media(kind=pb.MEDIA_KIND_IMAGE, data=b"x" * 90_000), 5000),
+        (pb.Media(kind=pb.MEDIA_KIND_IMAGE, mime_type="image/jpeg", data=b"x" * 90_000), 5000),
         (pb.Media(mime_type="image/png", uri="https://example.com/a.png"), 5000),
         (pb.Media(mime_type="audio/wav", data=b"x" * 90_000), 20_000),
         (pb.Media(mime_type="video/mp4", data=b"x" * 90_000), 100_000),
@@ -226,10 +227,25 @@ def test_media_have_written_defaults_wherever_they_stand(media: pb.Media, expect
     if isinstance(request, pb.GenerateRequest) and place == "message":
         request.messages[0].parts.append(part)
     elif isinstance(request, pb.GenerateRequest) and place == "tool result":
-        request.messages[0].parts.append(pb.Part(tool_result=pb.ToolResult(call_id="c", parts=[part])))
+        call = pb.Part(tool_call=pb.ToolCall(id="c", name="look"))
+        result = pb.Part(tool_result=pb.ToolResult(call_id="c", parts=[part]))
+        request.messages.append(pb.Message(role=pb.ROLE_ASSISTANT, parts=[call]))
+        request.messages.append(pb.Message(role=pb.ROLE_TOOL, parts=[result]))
     else:
         request = pb.EmbedRequest(model="v/m", inputs=[pb.EmbedInput(content=pb.EmbedContent(parts=[part]))])
-    assert expected <= estimator().amounts(request)["input_tokens"] < expected + 120
+    amounts = estimator().amounts(request)
+    assert expected <= amounts["input_tokens"] < expected + 150
+    may_hold_media = check_generate(request) if isinstance(request, pb.GenerateRequest) else check_embed(request)
+    assert estimator().amounts(request, may_hold_media=may_hold_media) == amounts
+
+
+def test_a_request_without_media_is_not_searched_for_it_again() -> None:
+    """Who has looked has said so; the estimate is the same."""
+    asked, embedded = ask("v/m", "text"), pb.EmbedRequest(model="v/m")
+    embedded.inputs.add().content.parts.add(text="text")
+    assert (check_generate(asked), check_embed(embedded)) == (False, False)
+    for request in (asked, embedded):
+        assert estimator().amounts(request, may_hold_media=False) == estimator().amounts(request)
 
 
 def test_tools_cost_their_schema_and_the_vendor_s_words_around_it() -> None:

@@ -33,7 +33,12 @@ UNSUPPORTED_POLICIES = frozenset(pb.UnsupportedPolicy.values())
 
 
 class Found(list[Violation]):
-    """The violations so far. A request that is wrong all over is not read to its end."""
+    """The violations so far. A request that is wrong all over is not read to its end.
+
+    `media` says that some was seen, or what may hold some.
+    """
+
+    media = False
 
     def append(self, violation: Violation) -> None:
         super().append(violation)
@@ -45,24 +50,39 @@ _decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-def check_generate(request: pb.GenerateRequest) -> None:
-    """Raises InvalidRequest with every violation."""
+def check_generate(request: pb.GenerateRequest) -> bool:
+    """Whether it may hold media.
+
+    Raises:
+        InvalidRequest: with every violation.
+    """
     found = Found()
     _generate(request, found)
     _refuse(found)
+    return found.media
 
 
-def check_embed(request: pb.EmbedRequest) -> None:
-    """Raises InvalidRequest with every violation."""
+def check_embed(request: pb.EmbedRequest) -> bool:
+    """Whether it may hold media.
+
+    Raises:
+        InvalidRequest: with every violation.
+    """
     found = Found()
     _embed(request, found)
     _refuse(found)
+    return found.media
 
 
-def check_list_models(request: pb.ListModelsRequest) -> None:
-    """Raises InvalidRequest for a negative page size."""
+def check_list_models(request: pb.ListModelsRequest) -> bool:
+    """False: it holds no media.
+
+    Raises:
+        InvalidRequest: the page size is negative.
+    """
     if request.page_size < 0:
         raise InvalidRequest.at("page_size", "must not be negative")
+    return False
 
 
 def _refuse(found: Found) -> None:
@@ -160,8 +180,10 @@ def _part(part: pb.Part, path: str, found: Found) -> str | None:
         case "tool_call":
             _tool_call(part, f"{path}.tool_call", found)
         case "tool_result":
+            found.media = True
             _tool_result(part.tool_result, f"{path}.tool_result", found)
         case "media":
+            found.media = True
             _media(part.media, f"{path}.media", found)
         case "provider_item":
             if not _is_object(part.provider_item.json):

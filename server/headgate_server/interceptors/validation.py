@@ -11,7 +11,7 @@ from headgate import v1 as pb
 from headgate_server.call import Call
 from headgate_server.validation import check_embed, check_generate, check_list_models
 
-CHECKS: Mapping[type[Any], Callable[[Any], None]] = MappingProxyType(
+CHECKS: Mapping[type[Any], Callable[[Any], bool]] = MappingProxyType(
     {
         pb.GenerateRequest: check_generate,
         pb.EmbedRequest: check_embed,
@@ -23,4 +23,4 @@ CHECKS: Mapping[type[Any], Callable[[Any], None]] = MappingProxyType(
 def validate(call: Call) -> None:
     """Raises InvalidRequest with every violation. First of all: permissions and limits go by what is checked here."""
     if check := CHECKS.get(type(call.request)):
-        check(call.request)
+        call.may_hold_media = check(call.request)

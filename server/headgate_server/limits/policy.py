@@ -88,7 +88,8 @@ class LimitPolicy:
         if not isinstance(request, pb.GenerateRequest | pb.EmbedRequest) or not self._rules.any_for(call.principal):
             return None
         costs = self._costs if self._rules.any_budget_for(call.principal) else None
-        estimate = self._estimator.amounts(request, call.provider_keys if costs else None)
+        callers_own = call.provider_keys if costs else None
+        estimate = self._estimator.amounts(request, callers_own, may_hold_media=call.may_hold_media)
         return CallLimits(
             self.limiter, self._rules, call.principal, request, estimate, call.attempts, costs, call.provider_keys
         )
