@@ -8,7 +8,6 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import Message
@@ -109,6 +108,7 @@ class Call:
         """An event, or what comes before the first, is on its way out."""
         self.caller_gone = False
         self.unanswerable = False
+        self._labels: dict[str, str] | None = None
         self._overdue = False
         self._calls = calls
         self._outcome: GatewayError | None = None
@@ -119,11 +119,13 @@ class Call:
         answered = (attempt for attempt in reversed(self.attempts) if attempt.outcome == pb.ATTEMPT_OUTCOME_OK)
         return next(answered, self.attempts[-1] if self.attempts else None)
 
-    @cached_property
+    @property
     def labels(self) -> dict[str, str]:
         """The request's labels: of one that is not valid, what a valid one may have."""
-        labels = getattr(self.request, "labels", None)
-        return within_bounds(labels) if labels else {}
+        if self._labels is None:
+            labels = getattr(self.request, "labels", None)
+            self._labels = within_bounds(labels) if labels else {}
+        return self._labels
 
     @property
     def counts_content(self) -> bool:
