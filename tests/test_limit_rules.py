@@ -235,17 +235,18 @@ def test_media_have_written_defaults_wherever_they_stand(media: pb.Media, expect
         request = pb.EmbedRequest(model="v/m", inputs=[pb.EmbedInput(content=pb.EmbedContent(parts=[part]))])
     amounts = estimator().amounts(request)
     assert expected <= amounts["input_tokens"] < expected + 150
-    may_hold_media = check_generate(request) if isinstance(request, pb.GenerateRequest) else check_embed(request)
-    assert estimator().amounts(request, may_hold_media=may_hold_media) == amounts
+    has_media = check_generate(request) if isinstance(request, pb.GenerateRequest) else check_embed(request)
+    assert estimator().amounts(request, has_media=has_media) == amounts
 
 
 def test_a_request_without_media_is_not_searched_for_it_again() -> None:
-    """Who has looked has said so; the estimate is the same."""
+    """Validation has looked, in all that a request may have; should it be wrong, bytes of media count as text does."""
     asked, embedded = ask("v/m", "text"), pb.EmbedRequest(model="v/m")
     embedded.inputs.add().content.parts.add(text="text")
     assert (check_generate(asked), check_embed(embedded)) == (False, False)
-    for request in (asked, embedded):
-        assert estimator().amounts(request, may_hold_media=False) == estimator().amounts(request)
+    asked.messages[0].parts.add(media=pb.Media(mime_type="image/png", data=b"x" * 90_000))
+    assert check_generate(asked)
+    assert estimator().amounts(asked, has_media=False)["input_tokens"] > 90_000
 
 
 def test_tools_cost_their_schema_and_the_vendor_s_words_around_it() -> None:

@@ -118,6 +118,18 @@ async def test_a_call_larger_than_the_limit_is_refused_for_good(serve: Serve) ->
     assert vendor.exchanges == []
 
 
+async def test_an_image_that_is_named_by_its_address_is_reserved_as_one(serve: Serve) -> None:
+    """Its few bytes say nothing of what it costs: the same request without it has room."""
+    rule = {"unit": "input_tokens", "limit": 4000, "window": MINUTE}
+    async with Vendor(answers_text) as vendor, serve(providers={"v": at(vendor)}, limits=limits(rule)) as headgate:
+        request = small()
+        await headgate.stub.Generate(request)
+        request.messages[0].parts.add(media=pb.Media(mime_type="image/png", uri="https://example.com/a.png"))
+        failed = await failing(headgate.stub.Generate(request))
+    assert failed.reason == "RATE_LIMITED"
+    assert len(vendor.exchanges) == 1
+
+
 async def test_what_the_gateway_itself_allows_a_vendor_is_reserved(serve: Serve) -> None:
     """Where a wire demands a limit of output and the caller has none, the one that is sent counts."""
     rule = {"unit": "output_tokens", "limit": 20_000, "window": MINUTE}

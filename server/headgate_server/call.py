@@ -76,8 +76,8 @@ class Call:
         patience = runtime.config.routing.default_deadline if remaining is None else remaining
         self.deadline = self.started + patience
         self.request: Message | None = None
-        self.may_hold_media = True
-        """Not so once somebody has looked and found none."""
+        self.has_media = True
+        """There may be, until validation has looked."""
         self.attempts: list[pb.Attempt] = []
         self.causes: list[str] = []
         """Why each of the attempts was made."""

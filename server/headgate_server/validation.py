@@ -35,10 +35,10 @@ UNSUPPORTED_POLICIES = frozenset(pb.UnsupportedPolicy.values())
 class Found(list[Violation]):
     """The violations so far. A request that is wrong all over is not read to its end.
 
-    `media` says that some was seen, or what may hold some.
+    `has_media` says that some was seen, wherever it stands.
     """
 
-    media = False
+    has_media = False
 
     def append(self, violation: Violation) -> None:
         super().append(violation)
@@ -51,7 +51,7 @@ _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def check_generate(request: pb.GenerateRequest) -> bool:
-    """Whether it may hold media.
+    """Whether there is media in it.
 
     Raises:
         InvalidRequest: with every violation.
@@ -59,11 +59,11 @@ def check_generate(request: pb.GenerateRequest) -> bool:
     found = Found()
     _generate(request, found)
     _refuse(found)
-    return found.media
+    return found.has_media
 
 
 def check_embed(request: pb.EmbedRequest) -> bool:
-    """Whether it may hold media.
+    """Whether there is media in it.
 
     Raises:
         InvalidRequest: with every violation.
@@ -71,11 +71,11 @@ def check_embed(request: pb.EmbedRequest) -> bool:
     found = Found()
     _embed(request, found)
     _refuse(found)
-    return found.media
+    return found.has_media
 
 
 def check_list_models(request: pb.ListModelsRequest) -> bool:
-    """False: it holds no media.
+    """Whether there is media in it: never.
 
     Raises:
         InvalidRequest: the page size is negative.
@@ -180,10 +180,9 @@ def _part(part: pb.Part, path: str, found: Found) -> str | None:
         case "tool_call":
             _tool_call(part, f"{path}.tool_call", found)
         case "tool_result":
-            found.media = True
             _tool_result(part.tool_result, f"{path}.tool_result", found)
         case "media":
-            found.media = True
+            found.has_media = True
             _media(part.media, f"{path}.media", found)
         case "provider_item":
             if not _is_object(part.provider_item.json):

@@ -21,6 +21,8 @@ from tests.headgate_process import Headgate, eventually, failing
 from tests.redis_server import RedisServer, redis_server
 from tests.vendor import Exchange, Vendor, answers_text
 
+ENDED = "SELECT count(*) FROM headgate_calls WHERE outcome = 'OK'"
+
 
 @pytest.fixture
 def redis() -> Iterator[RedisServer]:
@@ -125,7 +127,7 @@ async def test_a_redis_that_lost_everything_is_told_what_the_ledger_knows(
             assert not await refused(one, request)
         assert await eventually(lambda: settled(one) == 5 * USUAL)
         with closing(sqlite3.connect(tmp_path / "ledger.db")) as rows:
-            assert await eventually(lambda: rows.execute("SELECT count(*) FROM headgate_calls").fetchone() == (5,))
+            assert await eventually(lambda: rows.execute(ENDED).fetchone() == (5,))
         redis.kill()
         redis.start()
         two = await stack.enter_async_context(serve(providers=providers, limits=limits))

@@ -23,4 +23,4 @@ CHECKS: Mapping[type[Any], Callable[[Any], bool]] = MappingProxyType(
 def validate(call: Call) -> None:
     """Raises InvalidRequest with every violation. First of all: permissions and limits go by what is checked here."""
     if check := CHECKS.get(type(call.request)):
-        call.may_hold_media = check(call.request)
+        call.has_media = check(call.request)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from headgate_server.errors import GatewayError
 
 Row = tuple[Any, ...]
-"""Texts, integers and None: of all else, booleans too, SQLite's driver asks first how it is to be bound."""
+"""Texts, integers and None. No booleans: SQLite's driver would ask of each how it is to be bound."""
 
 MAX_TEXT = 256
 MAX_KEY_TEXT = 512
@@ -32,7 +32,7 @@ MAX_KEY_TEXT = 512
 CONTENT_BYTES_PER_ROW = 1024
 """So much of prompts and answers weighs as much in memory as one row."""
 VENDOR_PRICES = "vendor"
-NUMBERS = [pb.Usage.DESCRIPTOR.fields_by_name[name].number for name in TOKENS]
+TOKEN_FIELDS = [pb.Usage.DESCRIPTOR.fields_by_name[name].number for name in TOKENS]
 OUTCOMES = {value: name.removeprefix("ATTEMPT_OUTCOME_") for name, value in pb.AttemptOutcome.items()}
 OUTCOMES[pb.ATTEMPT_OUTCOME_UNSPECIFIED] = OPEN
 SOURCES = {value: name.removeprefix("COST_SOURCE_") for name, value in pb.CostSource.items()}
@@ -190,7 +190,7 @@ class Entry:
 
 def _tokens(usage: pb.Usage) -> Iterator[int | None]:
     counts = {field.number: value for field, value in usage.ListFields()}
-    return map(counts.get, NUMBERS)
+    return map(counts.get, TOKEN_FIELDS)
 
 
 def _cost(cost: pb.Cost) -> Row:

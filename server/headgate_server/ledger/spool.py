@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from types import NoneType
@@ -23,7 +23,6 @@ AT_ONCE = 50
 """Rows in one statement: within one, this thread need not win the interpreter's lock back from the event loop."""
 NO_ROWS = "[]"
 STATEMENTS = 3 * AT_ONCE
-"""That are kept, of different sizes or columns."""
 KEYS = {"headgate_calls": "id", "headgate_attempts": "call_id", "headgate_contents": "call_id"}
 
 
@@ -116,11 +115,8 @@ class Spool:
 
     def _put(self, table: str, rows: Sequence[Row]) -> None:
         for first in range(0, len(rows), AT_ONCE):
-            columns = list(zip(*rows[first : first + AT_ONCE], strict=True))
-            size = len(columns[0])
-            said = tuple(place for place, values in enumerate(columns) if values.count(None) < size)
-            values = chain.from_iterable(zip(*(columns[place] for place in said), strict=True))
-            self._connection.execute(_insert(table, said, size), list(values))
+            part = rows[first : first + AT_ONCE]
+            self._connection.execute(_insert(table, len(part)), list(chain.from_iterable(part)))
 
     def _as_json(self, table: str, ids: Sequence[str]) -> str:
         query = f"SELECT {_OBJECTS[table]} FROM {table} WHERE {KEYS[table]} IN ({_marks(ids)})"
@@ -147,17 +143,15 @@ def _marks(values: Sequence[Any]) -> str:
     return ",".join("?" * len(values))
 
 
-@lru_cache(STATEMENTS)
-def _insert(table: str, places: Sequence[int], size: int) -> str:
-    """Puts so many rows, of which these columns are not NULL in all: each value that is bound costs as much as any."""
-    columns = [TABLES[table][place] for place in places]
-    row = f"({_marks(columns)})"
-    return f"INSERT OR REPLACE INTO {table} ({', '.join(columns)}) VALUES {', '.join([row] * size)}"
+@cache
+def _insert(table: str, size: int) -> str:
+    row = f"({_marks(TABLES[table])})"
+    return f"INSERT OR REPLACE INTO {table} ({', '.join(TABLES[table])}) VALUES {', '.join([row] * size)}"
 
 
 def _as_null(_: None) -> None:
-    """What the driver binds for None. It looks for this with each None, and where there is none makes and drops two
-    exceptions, which takes longer than all that SQLite then does with it."""
+    """What SQLite's driver binds for None, in all of this process. Python 3.11 looks for this with each None, and where
+    there is none makes and drops an exception, which takes longer than binding."""
 
 
 sqlite3.register_adapter(NoneType, _as_null)
