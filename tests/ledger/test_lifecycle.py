@@ -33,8 +33,8 @@ from tests.tools import headgate_serve, run
 from tests.vendor import Exchange, Vendor, at, sse, text_chunk
 
 NOW = 1_790_000_000.0
-CALL = dict.fromkeys(CALLS, "") | {"labels": "{}", "attempts": 1, "estimated": False, "outcome": "OK"}
-ATTEMPT = dict.fromkeys(ATTEMPTS, "") | {"labels": "{}", "number": 1, "estimated": False, "outcome": "OK"}
+CALL = dict.fromkeys(CALLS, "") | {"labels": "{}", "attempts": 1, "estimated": 0, "outcome": "OK"}
+ATTEMPT = dict.fromkeys(ATTEMPTS, "") | {"labels": "{}", "number": 1, "estimated": 0, "outcome": "OK"}
 NUMBERS = [name for name in (*CALLS, *ATTEMPTS) if name.endswith(("_tokens", "_micros", "_nanos", "status"))]
 BLANK = dict.fromkeys(NUMBERS)
 
@@ -44,7 +44,7 @@ def rows(number: int, time: float = NOW, **changed: Any) -> Rows:
     name = f"{number:032x}"
     changed["time"] = sqlite_text(time)
     call = {**CALL, **{k: v for k, v in BLANK.items() if k in CALL}, "id": name, **changed}
-    attempt = {**ATTEMPT, **{k: v for k, v in BLANK.items() if k in ATTEMPT}, "call_id": name, "caller_key": False}
+    attempt = {**ATTEMPT, **{k: v for k, v in BLANK.items() if k in ATTEMPT}, "call_id": name, "caller_key": 0}
     attempt |= {key: value for key, value in changed.items() if key in ATTEMPT}
     return Rows(tuple(call[name] for name in CALLS), [tuple(attempt[name] for name in ATTEMPTS)], None)
 
