@@ -18,7 +18,7 @@ import yaml
 from headgate import v1 as pb
 
 from headgate_server.config import load
-from headgate_server.reload import Reloader, named_files
+from headgate_server.reload import LOOK_SECONDS, SETTLE_SECONDS, Reloader, named_files
 from headgate_server.runtime import FIRST_SECONDS
 from tests.conftest import LogLines
 from tests.headgate_process import Headgate, ask, configured, eventually, failing, running
@@ -139,14 +139,14 @@ async def test_a_thousand_calls_across_ten_reloads_lose_nothing(logged: LogLines
 
 
 @asynccontextmanager
-async def watched(folder: Path, vendor: Vendor, **options: Any) -> AsyncIterator[tuple[Headgate, Path]]:
+async def watched(folder: Path, vendor: Vendor) -> AsyncIterator[tuple[Headgate, Path]]:
     """A server that follows its configuration file."""
     file = folder / "headgate.yaml"
     file.write_text(as_yaml(vendor, "m"))
     config = load(file, {})
     sections = {name: getattr(config, name) for name in ("providers", "models")}
     async with running(**sections) as headgate:
-        reloader = Reloader(file, {}, headgate.application.reload, **options)
+        reloader = Reloader(file, {}, headgate.application.reload)
         following = asyncio.create_task(reloader.run(config))
         try:
             yield headgate, file
@@ -175,7 +175,7 @@ async def until_listed(headgate: Headgate, name: str, seconds: float = 10.0) -> 
 
 
 async def test_a_changed_file_is_served_and_a_broken_one_changes_nothing(tmp_path: Path, logged: LogLines) -> None:
-    """The folder is watched; what is wrong is logged whole with lines, and the last good configuration stays."""
+    """The file is looked at; what is wrong is logged whole with lines, and the last good configuration stays."""
     async with Vendor(answers_text) as vendor, watched(tmp_path, vendor) as (headgate, file):
         file.write_text(as_yaml(vendor, "m", "added"))
         await until_listed(headgate, "added")
@@ -235,17 +235,16 @@ async def test_a_configuration_is_tried_again_when_what_it_lacked_appears(tmp_pa
     assert len([line for line in logged.lines if line["event"] == "configuration_refused"]) == 1
 
 
-async def test_a_folder_that_cannot_be_watched_is_looked_at(tmp_path: Path, logged: LogLines) -> None:
-    """A machine has only so many watches; SIGHUP and the looks every few seconds go on."""
-
-    def refused(*_folders: Path, **_options: Any) -> Any:
-        raise OSError("too many watches")
-
-    by_looks = {"watch": refused, "look_seconds": 0.1}
-    async with Vendor(answers_text) as vendor, watched(tmp_path, vendor, **by_looks) as (headgate, file):
-        file.write_text(as_yaml(vendor, "m", "seen"))
-        await until_listed(headgate, "seen")
-    assert "configuration_not_watched" in [line["event"] for line in logged.lines]
+async def test_a_file_that_is_being_written_is_read_when_it_is_whole(tmp_path: Path, logged: LogLines) -> None:
+    """Nothing is refused for what stands in it meanwhile."""
+    async with Vendor(answers_text) as vendor, watched(tmp_path, vendor) as (headgate, file):
+        await asyncio.sleep(LOOK_SECONDS / 2)  # it reads once when it begins
+        for length in range(int(2 * LOOK_SECONDS / (SETTLE_SECONDS / 4))):
+            file.write_text("providers: " + "{" * length)
+            await asyncio.sleep(SETTLE_SECONDS / 4)
+        file.write_text(as_yaml(vendor, "whole"))
+        await until_listed(headgate, "whole")
+    assert [line for line in logged.lines if line["event"] == "configuration_refused"] == []
 
 
 def test_the_files_of_a_configuration_are_it_and_those_it_names(tmp_path: Path) -> None:

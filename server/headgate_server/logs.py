@@ -37,7 +37,6 @@ CHATTY = (
     "psycopg",
     "opentelemetry",
     "urllib3",
-    "watchfiles",
 )
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "exception": 40, "critical": 50}
 KIND = ("component", "event", "provider", "reason")

@@ -1,51 +1,28 @@
-"""Reads the configuration again on SIGHUP and whenever a file beside it changes."""
+"""Reads the configuration again on SIGHUP and whenever its file, or one that it names, changes."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
 import structlog
-from watchfiles import watch
 
 from headgate_server.config import Config, ConfigError, load
 
-SETTLE_MILLISECONDS = 200
-"""How long a folder must be quiet: an editor or a ConfigMap changes several names for one change."""
-LOOK_SECONDS = 5.0
-"""Between looks where no change is told of: it came before the watch began, or the file system does not tell."""
+LOOK_SECONDS = 1.0
+"""Between looks at the files. A watch of their folders would wake up with every write to a ledger beside them."""
+SETTLE_SECONDS = 0.2
+"""How long changed files must stay as they are: an editor or a ConfigMap changes several names for one change."""
+RETRY_SECONDS = 5.0
+"""After which a configuration that could not be used is tried again: a file that it lacked may have come."""
 
 log = structlog.get_logger(component="configuration")
 
 Apply = Callable[[Config], Awaitable[None]]
 Fingerprint: TypeAlias = dict[Path, tuple[int, int, int] | None]
-
-
-async def tell_of_changes(folders: Iterable[Path], look_seconds: float) -> AsyncIterator[None]:
-    """Tells when something has changed in one of them, and after that time when nothing has.
-
-    Raises:
-        OSError: a folder cannot be watched.
-    """
-    # Not by watchfiles' own awatch: anyio, which it loads for one wait in a thread, takes 5 MB.
-    left = threading.Event()
-    changes = watch(
-        *folders,
-        watch_filter=None,
-        recursive=False,
-        debounce=SETTLE_MILLISECONDS,
-        rust_timeout=int(look_seconds * 1000),
-        yield_on_timeout=True,
-        stop_event=left,
-    )
-    try:
-        while await asyncio.to_thread(next, changes, None) is not None:
-            yield
-    finally:
-        left.set()
 
 
 class Reloader:
@@ -60,15 +37,11 @@ class Reloader:
         environment: Mapping[str, str],
         apply: Apply,
         refused: Callable[[], None] = lambda: None,
-        watch: Callable[[Iterable[Path], float], AsyncIterator[None]] = tell_of_changes,
-        look_seconds: float = LOOK_SECONDS,
     ) -> None:
         self._path = path.absolute()
         self._environment = environment
         self._apply = apply
         self._refused = refused
-        self._watched = watch
-        self._look_seconds = look_seconds
         self._wanted = asyncio.Event()
         self._told: list[str] = []
 
@@ -85,39 +58,31 @@ class Reloader:
             applied = read is not None and (changed or read != config) and await self._applied(read)
             if read is not None and applied:
                 config = read
-            if read is None or (changed and not applied):
-                seen = {}  # what was missing may come: it is looked for at every look
-            else:
+            is_lacking = read is None or (changed and not applied)
+            if not is_lacking:
                 self._told = []
             changed = True
             # Files that only the new configuration names have not been seen: the first look at them reads once more.
-            await self._until_wanted(named_files(self._path, config), seen)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_SECONDS if is_lacking else None):
+                    await self._until_wanted(named_files(self._path, config), seen)
 
     async def _until_wanted(self, files: set[Path], seen: Fingerprint) -> None:
-        watching = asyncio.create_task(self._watch(files, seen))
+        looking = asyncio.create_task(self._look(files, seen))
         try:
             await self._wanted.wait()
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
         self._wanted.clear()
 
-    async def _watch(self, files: set[Path], seen: Fingerprint) -> None:
-        """Asks for a reload when one of the files is not as it was seen.
-
-        Folders are watched, not files: a ConfigMap swaps a symlink. Where nothing can be watched, the files are looked
-        at all the same.
-        """
-        folders = {file.parent for file in files if file.parent.is_dir()}
-        try:
-            async for _ in self._watched(folders, self._look_seconds):
-                if fingerprint(files) != seen:
-                    self.request()
-        except OSError as error:  # such as when no more folders can be watched on this machine
-            log.warning("configuration_not_watched", file=str(self._path), error=str(error))
+    async def _look(self, files: set[Path], seen: Fingerprint) -> None:
+        """Asks for a reload when one of the files is not as it was seen, nor about to change again."""
+        found = seen
         while True:
-            await asyncio.sleep(self._look_seconds)
-            if fingerprint(files) != seen:
+            await asyncio.sleep(LOOK_SECONDS if found == seen else SETTLE_SECONDS)
+            before, found = found, await asyncio.to_thread(fingerprint, files)
+            if found == before != seen:
                 self.request()
 
     async def _read(self) -> Config | None:
