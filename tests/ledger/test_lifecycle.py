@@ -14,7 +14,7 @@ from sqlalchemy.exc import ProgrammingError
 
 from headgate_server.config import ConfigError, Ledger, load
 from headgate_server.ledger.columns import ATTEMPTS, CALLS
-from headgate_server.ledger.entry import Rows
+from headgate_server.ledger.entry import NULL, Rows
 from headgate_server.ledger.partitions import months_from
 from headgate_server.ledger.postgresql import PostgresqlLedger
 from headgate_server.ledger.reading import reading
@@ -36,7 +36,7 @@ NOW = 1_790_000_000.0
 CALL = dict.fromkeys(CALLS, "") | {"labels": "{}", "attempts": 1, "estimated": 0, "outcome": "OK"}
 ATTEMPT = dict.fromkeys(ATTEMPTS, "") | {"labels": "{}", "number": 1, "estimated": 0, "outcome": "OK"}
 NUMBERS = [name for name in (*CALLS, *ATTEMPTS) if name.endswith(("_tokens", "_micros", "_nanos", "status"))]
-BLANK = dict.fromkeys(NUMBERS)
+BLANK = dict.fromkeys(NUMBERS, NULL)
 
 
 def rows(number: int, time: float = NOW, **changed: Any) -> Rows:

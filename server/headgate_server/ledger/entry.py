@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ReferenceType, ref
 
@@ -24,7 +26,11 @@ if TYPE_CHECKING:
     from headgate_server.errors import GatewayError
 
 Row = tuple[Any, ...]
-"""Texts, integers and None. No booleans: SQLite's driver would ask of each how it is to be bound."""
+"""Texts, integers and NULL. Of any other type SQLite's driver looks up how each value is to be bound, which takes
+longer than binding it."""
+
+NULL = math.nan
+"""What is not known: SQLite stores NaN as NULL."""
 
 MAX_TEXT = 256
 MAX_KEY_TEXT = 512
@@ -36,7 +42,7 @@ TOKEN_FIELDS = [pb.Usage.DESCRIPTOR.fields_by_name[name].number for name in TOKE
 OUTCOMES = {value: name.removeprefix("ATTEMPT_OUTCOME_") for name, value in pb.AttemptOutcome.items()}
 OUTCOMES[pb.ATTEMPT_OUTCOME_UNSPECIFIED] = OPEN
 SOURCES = {value: name.removeprefix("COST_SOURCE_") for name, value in pb.CostSource.items()}
-NO_COST: Row = (None, None, None, None, None, "", "", "")
+NO_COST: Row = (*[NULL] * 5, "", "", "")
 ESTIMATED, COST, CURRENCY = map(ATTEMPTS.index, ("estimated", "cost_nanos", "currency"))
 AMOUNTS = slice(ATTEMPTS.index(TOKENS[0]), ESTIMATED)
 """Where an attempt's row has its tokens."""
@@ -106,7 +112,7 @@ class Entry:
 
     def rows_so_far(self) -> Rows:
         """What is known of a call in flight."""
-        return self._rows(OPEN, "", None)
+        return self._rows(OPEN, "", NULL)
 
     def rows(self, error: GatewayError | None) -> Rows:
         """All of it, once the call has ended with that error or with its answer."""
@@ -116,7 +122,7 @@ class Entry:
             return self._rows("OK", "", latency, content)
         return self._rows(error.code.name, error.reason, latency, content)
 
-    def _rows(self, outcome: str, reason: str, latency: int | None, content: Row | None = None) -> Rows:
+    def _rows(self, outcome: str, reason: str, latency: float, content: Row | None = None) -> Rows:
         principal = self._call.principal
         asker = Asker(
             _clean(principal.tenant),
@@ -127,7 +133,7 @@ class Entry:
         attempts = [self._attempt(attempt, asker) for attempt in self.attempts]
         return Rows(self._row(outcome, reason, latency, attempts, asker), attempts, content)
 
-    def _row(self, outcome: str, reason: str, latency: int | None, attempts: Sequence[Row], asker: Asker) -> Row:
+    def _row(self, outcome: str, reason: str, latency: float, attempts: Sequence[Row], asker: Asker) -> Row:
         call = self._call
         answering = self._answering
         return (
@@ -148,7 +154,7 @@ class Entry:
             outcome,
             reason,
             latency,
-            self._first_token(answering) if answering else None,
+            self._first_token(answering) if answering else NULL,
             *_sums(attempts),
         )
 
@@ -158,10 +164,10 @@ class Entry:
         record = self._call.answering
         return self.attempts[record.number - 1] if record and len(self.attempts) >= record.number else None
 
-    def _first_token(self, answering: Attempt) -> int | None:
-        """Since the call began; None where nothing was streamed."""
+    def _first_token(self, answering: Attempt) -> float:
+        """Since the call began; NULL where nothing was streamed."""
         if answering.first_token is None:
-            return None
+            return NULL
         return _micros(answering.started - self._call.started) + _micros(answering.first_token)
 
     def _attempt(self, attempt: Attempt, asker: Asker) -> Row:
@@ -177,20 +183,20 @@ class Entry:
             attempt.cause,
             OUTCOMES[record.outcome],
             record.error_reason,
-            record.http_status or None,
+            record.http_status or NULL,
             record.provider_request_id,
             int(bool(attempt.caller_key)),
-            _micros_or_none(attempt.latency),
-            _micros_or_none(attempt.first_token),
+            _micros_or_null(attempt.latency),
+            _micros_or_null(attempt.first_token),
             *_tokens(usage),
             int(usage.estimated),
             *(_cost(cost) if cost else NO_COST),
         )
 
 
-def _tokens(usage: pb.Usage) -> Iterator[int | None]:
+def _tokens(usage: pb.Usage) -> Iterator[float]:
     counts = {field.number: value for field, value in usage.ListFields()}
-    return map(counts.get, TOKEN_FIELDS)
+    return map(counts.get, TOKEN_FIELDS, repeat(NULL))
 
 
 def _cost(cost: pb.Cost) -> Row:
@@ -214,15 +220,15 @@ def _sums(attempts: Sequence[Row]) -> Row:
         return (*row[AMOUNTS], row[ESTIMATED], row[COST], row[CURRENCY])
     tokens = [_sum([row[place] for row in attempts]) for place in range(AMOUNTS.start, AMOUNTS.stop)]
     estimated = int(any(row[ESTIMATED] for row in attempts))
-    currencies = {row[CURRENCY] for row in attempts if row[COST] is not None}
+    currencies = {row[CURRENCY] for row in attempts if row[COST] is not NULL}
     if len(currencies) != 1:
-        return (*tokens, estimated, None, "")
+        return (*tokens, estimated, NULL, "")
     return (*tokens, estimated, _sum([row[COST] for row in attempts]), currencies.pop())
 
 
-def _sum(counts: Sequence[int | None]) -> int | None:
-    known = [count for count in counts if count is not None]
-    return sum(known) if known else None
+def _sum(counts: Sequence[float]) -> float:
+    known = [count for count in counts if count is not NULL]
+    return sum(known) if known else NULL
 
 
 def _labels(call: Call) -> str:
@@ -242,5 +248,5 @@ def _micros(seconds: float) -> int:
     return int(seconds * 1e6)
 
 
-def _micros_or_none(seconds: float | None) -> int | None:
-    return None if seconds is None else _micros(seconds)
+def _micros_or_null(seconds: float | None) -> float:
+    return NULL if seconds is None else _micros(seconds)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 from headgate_server.ledger.columns import LOST, OPEN, TABLES
@@ -147,14 +146,6 @@ def _marks(values: Sequence[Any]) -> str:
 def _insert(table: str, size: int) -> str:
     row = f"({_marks(TABLES[table])})"
     return f"INSERT OR REPLACE INTO {table} ({', '.join(TABLES[table])}) VALUES {', '.join([row] * size)}"
-
-
-def _as_null(_: None) -> None:
-    """What SQLite's driver binds for None, in all of this process. Python 3.11 looks for this with each None, and where
-    there is none makes and drops an exception, which takes longer than binding."""
-
-
-sqlite3.register_adapter(NoneType, _as_null)
 
 
 def _object(table: str) -> str:
