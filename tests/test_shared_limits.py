@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 import pytest
 from headgate import v1 as pb
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from headgate_server.config import Config, LimitStore
@@ -367,7 +368,7 @@ async def test_nobody_waits_for_a_redis_that_does_not_even_read(redis: RedisServ
     opens, and when Redis reads again it is asked again."""
     limiter = SharedLimiter(LimitStore.model_validate({"type": "redis", "url": redis.url}))
     more_than_sockets_hold = Take("x" * 16_000_000, limit("requests", "sliding_window", 1000, MINUTE), 1)
-    take = more_than_sockets_hold._replace(key="x")
+    take = replace(more_than_sockets_hold, key="x")
     await limiter.start()
     try:
         redis.freeze()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
 from headgate import v1 as pb
 
 from headgate_server.errors import ProviderLimitReached, RateLimited, UnpricedTarget
@@ -43,8 +43,7 @@ class Share(NamedTuple):
 WHOLE = Share()
 
 
-@dataclass(slots=True)
-class Try:
+class Try(msgspec.Struct):
     """A target's turn, of so many requests of which these were `sent`."""
 
     target: Target
@@ -60,7 +59,7 @@ class Try:
         return max(self.requests - len(self.sent), 0)
 
 
-class Held(NamedTuple):
+class Held(msgspec.Struct, frozen=True, gc=False):
     """One reservation of the call, take by take of these limits."""
 
     scoped: Sequence[Scoped]
@@ -132,6 +131,8 @@ class CallLimits:
         one = Try(target, name or self._model, requests, sent)
         self._names[target.provider, target.model] = one.name
         self._tries.append(one)
+        if len(self._tries) == 1 and one.name == self._model and not self._rules.of_attempts and not self._costs:
+            return one  # the call has reserved it all
         try:
             await self._reserve_for(one)
         except BaseException:
@@ -202,16 +203,16 @@ class CallLimits:
                 for attempt in attempts
                 if _is_of(share, attempt.provider, attempt.model, self._names.get((attempt.provider, attempt.model)))
             ]
-        most_estimates = max(len(self._tries), 1)
+        most_estimates = len(self._tries) or 1
         used = truth.of_attempts(attempts, self._estimate, most_estimates)
         for attempt in self._sent(share):
-            if uncounted := uncounted_tokens(attempt):
+            if attempt.uncounted_bytes and (uncounted := uncounted_tokens(attempt)):
                 used["output_tokens"] += uncounted
                 used["total_tokens"] += uncounted
         if self._costs:
             used["cost"] = self._cost(share, self._costs, most_estimates)
-        if not share.provider:
-            used["requests"] = min(used["requests"], 1)
+        if not share.provider and used["requests"] > 1:
+            used["requests"] = 1
         return used
 
     def _cost(self, share: Share, costs: Costs, most_estimates: int) -> int:
@@ -244,9 +245,12 @@ class CallLimits:
         for scoped, standing, back in self._standings.values():
             limit = scoped.limit
             if name := NAMES.get(limit.unit):
-                remaining = min(limit.capacity - standing.used + back, limit.capacity)
+                capacity = limit.capacity
+                remaining = capacity - standing.used + back
+                if remaining > capacity:
+                    remaining = capacity
                 if name not in tightest or remaining < tightest[name][0]:
-                    tightest[name] = (remaining, limit.capacity, standing.reset)
+                    tightest[name] = (remaining, capacity, standing.reset)
         trailer: list[tuple[str, str]] = []
         for name, (remaining, capacity, reset) in tightest.items():
             values = (str(capacity), str(max(remaining, 0)), f"{reset / MICROS:.3f}")
@@ -277,13 +281,12 @@ class CallLimits:
 
     def _settle(self, held: Held, used: Mapping[str, int]) -> None:
         amounts = []
-        for scoped, (key, limit, taken), standing in zip(
-            held.scoped, held.reservation.takes, held.standings, strict=True
-        ):
-            amount = used.get(limit.unit, 0)
+        standings = self._standings
+        for scoped, take, standing in zip(held.scoped, held.reservation.takes, held.standings, strict=True):
+            amount = used.get(take.limit.unit, 0)
             amounts.append(amount)
-            before = self._standings.get(key)
-            self._standings[key] = (scoped, standing, (before[2] if before else 0) + taken - amount)
+            key, back = take.key, take.amount - amount
+            standings[key] = (scoped, standing, standings[key][2] + back if key in standings else back)
         self._limiter.settle(held.reservation, amounts)
 
 

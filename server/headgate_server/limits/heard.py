@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from msgspec.structs import replace
+
 from headgate_server.limits.quota import Take, Verdict
 
 MOST_COUNTERS = 65_536
@@ -26,7 +28,7 @@ class Heard:
         """What is known to be spent of those of them that are budgets."""
         for take in takes:
             if take.limit.budget and (spent := self._spent.get(take.key)):
-                yield take._replace(amount=spent)
+                yield replace(take, amount=spent)
 
     def lost(self, takes: Sequence[Take], decided: Verdict) -> Sequence[Take]:
         """What is known of the counters that stood lower before this was decided: they were lost."""

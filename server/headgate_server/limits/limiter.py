@@ -6,7 +6,9 @@ import asyncio
 import time
 from collections.abc import Sequence
 from itertools import count
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+import msgspec
 
 from headgate_server.limits.memory import MemoryCounters
 from headgate_server.limits.quota import Take, Verdict
@@ -16,7 +18,7 @@ HERE = ""
 EPOCH = time.time_ns() - time.monotonic_ns()
 
 
-class Reservation(NamedTuple):
+class Reservation(msgspec.Struct, frozen=True, gc=False):
     """What one call holds until it is settled: `shared` says that Redis counts it, `asked` that it may."""
 
     name: str

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from headgate_server.limits.meters import METERS, Meter
-from headgate_server.limits.quota import NEVER, Limit, Standing, Take, Verdict
+from headgate_server.limits.quota import NEVER, Standing, Take, Verdict
 
 FEW = 4096
 SWEPT_FOR_ONE = 2
@@ -44,17 +44,20 @@ class MemoryCounters:
         if len(self._meters) > FEW:
             self._sweep(now)
         meters, uses, has_room = [], [], True
-        for key, limit, amount in takes:
-            meter = self._meter(key, limit)
+        for take in takes:
+            limit = take.limit
+            meter = self._meter(take)
+            meter.limit = limit
             used = meter.used(now)
-            if used + amount > limit.capacity:
+            if used + take.amount > limit.capacity:
                 has_room = False
             meters.append(meter)
             uses.append(used)
         if not has_room:
             return Verdict(False, [_refused(*each, now) for each in zip(takes, meters, uses, strict=True)])
         marks, standings = [], []
-        for (_, _, amount), meter, used in zip(takes, meters, uses, strict=True):
+        for take, meter, used in zip(takes, meters, uses, strict=True):
+            amount = take.amount
             marks.append(meter.take(now, amount))
             standings.append(Standing(used + amount, meter.reset(now), 0))
         self._holder(now, holder).held[name] = (takes, marks)
@@ -71,13 +74,13 @@ class MemoryCounters:
             return ()
         spent = []
         if reservation := known.held.pop(name, None):
-            for (key, limit, amount), mark, used in zip(*reservation, truth, strict=True):
-                meter = self._meter(key, limit)
-                meter.settle(now, mark, amount, used)
+            for take, mark, used in zip(*reservation, truth, strict=True):
+                meter = self._meter(take)
+                meter.settle(now, mark, take.amount, used)
                 spent.append(meter.spent)
         elif takes := known.returned.pop(name, None):
-            for (key, limit, _), used in zip(takes, truth, strict=True):
-                meter = self._meter(key, limit)
+            for take, used in zip(takes, truth, strict=True):
+                meter = self._meter(take)
                 meter.used(now)
                 meter.charge(now, used)
                 spent.append(meter.spent)
@@ -85,22 +88,22 @@ class MemoryCounters:
 
     def restore(self, now: int, known: Sequence[Take]) -> None:
         """At least this was spent of budgets, by what is written elsewhere; what was counted already is part of it."""
-        for key, limit, amount in known:
-            meter = self._meter(key, limit)
+        for take in known:
+            meter = self._meter(take)
+            meter.limit = take.limit
             meter.used(now)
-            meter.charge(now, max(0, amount - meter.spent))
+            meter.charge(now, max(0, take.amount - meter.spent))
 
     def renew(self, now: int, holder: str) -> None:
         """The holder is alive."""
         self._expire(now)
         self._holder(now, holder)
 
-    def _meter(self, key: str, limit: Limit) -> Meter:
-        meter = self._meters.get(key)
-        if meter is None:
-            meter = self._meters[key] = METERS[limit.algorithm](limit)
-        else:
-            meter.limit = limit
+    def _meter(self, take: Take) -> Meter:
+        key = take.key
+        if key in self._meters:
+            return self._meters[key]
+        meter = self._meters[key] = METERS[take.limit.algorithm](take.limit)
         return meter
 
     def _holder(self, now: int, name: str) -> Holder:
@@ -118,8 +121,8 @@ class MemoryCounters:
             if holder.held and holder.expires <= now:
                 for name, (takes, marks) in holder.held.items():
                     holder.returned[name] = takes
-                    for (key, limit, amount), mark in zip(takes, marks, strict=True):
-                        self._meter(key, limit).settle(now, mark, amount, 0)
+                    for take, mark in zip(takes, marks, strict=True):
+                        self._meter(take).settle(now, mark, take.amount, 0)
                 holder.held.clear()
 
     def _sweep(self, now: int) -> None:

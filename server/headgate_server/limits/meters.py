@@ -65,8 +65,10 @@ class TokenBucket:
         self._updated = 0
 
     def used(self, now: int) -> int:
-        if now > self._updated:
-            self._parts = max(0, self._parts - (now - self._updated) * self.limit.gain)
+        elapsed = now - self._updated
+        if elapsed > 0:
+            parts = self._parts - elapsed * self.limit.gain
+            self._parts = parts if parts > 0 else 0
             self._updated = now
         return -(-self._parts // self.limit.scale)
 
@@ -79,7 +81,8 @@ class TokenBucket:
 
     def settle(self, now: int, mark: int, taken: int, truth: int) -> None:
         self.used(now)
-        self._parts = max(0, self._parts + (truth - taken) * self.limit.scale)
+        parts = self._parts + (truth - taken) * self.limit.scale
+        self._parts = parts if parts > 0 else 0
 
     def wait(self, now: int, amount: int) -> int:
         excess = self._parts - (self.limit.capacity - amount) * self.limit.scale

@@ -1,4 +1,7 @@
-"""The terms of counting: a limit, what is taken from it, and how it then stands. Times are integer microseconds."""
+"""The terms of counting: a limit, what is taken from it, and how it then stands. Times are integer microseconds.
+
+A call makes about ten of these, which as named tuples would take five times as long.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd
 from typing import Literal, NamedTuple
+
+import msgspec
 
 Unit = Literal["requests", "input_tokens", "output_tokens", "total_tokens", "concurrency", "cost"]
 Algorithm = Literal["token_bucket", "sliding_window", "concurrency", "calendar"]
@@ -78,7 +83,7 @@ def calendar_limit(amount: int, ends: int | None, *, hard: bool = True, budget: 
     return Limit("cost", "calendar", amount, 0, amount if hard else MOST, 1, MOST if ends is None else ends, budget)
 
 
-class Take(NamedTuple):
+class Take(msgspec.Struct, frozen=True, gc=False):
     """So much of the limit whose counter has this key."""
 
     key: str
@@ -86,7 +91,7 @@ class Take(NamedTuple):
     amount: int
 
 
-class Standing(NamedTuple):
+class Standing(msgspec.Struct, frozen=True, gc=False):
     """How a counter stands: `used` of its capacity, `reset` until all of it is there again.
 
     `wait` is the time until what was asked for fits: 0 if it does, NEVER if it is more than the capacity.
@@ -97,7 +102,7 @@ class Standing(NamedTuple):
     wait: int
 
 
-class Verdict(NamedTuple):
+class Verdict(msgspec.Struct, frozen=True, gc=False):
     """All was taken or nothing, and how each counter stands after that."""
 
     granted: bool

@@ -15,6 +15,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 import structlog
+from msgspec.structs import replace
 
 from headgate_server.errors import GatewayOverloaded
 from headgate_server.limits.heard import Heard
@@ -165,7 +166,7 @@ class SharedLimiter:
             for take, spent in zip(used, answer.result(), strict=False):  # nothing is spent twice
                 if take.limit.budget:
                     self.watch.settled(take.limit, take.amount, spent)
-                    self._heard.hear([take._replace(amount=spent)])
+                    self._heard.hear([replace(take, amount=spent)])
 
         sent = self._wire.send(operation)
         self._unconfirmed.add(sent)
@@ -247,4 +248,4 @@ def _of_budgets(takes: Sequence[Take], truth: Sequence[int]) -> Sequence[Take]:
     """What was really taken, if budgets are among it."""
     if not any(take.limit.budget for take in takes):
         return ()
-    return [Take(key, limit, used) for (key, limit, _), used in zip(takes, truth, strict=True)]
+    return [replace(take, amount=used) for take, used in zip(takes, truth, strict=True)]

@@ -12,17 +12,25 @@ TOKENS = ("input_tokens", "output_tokens", "total_tokens")
 def of_attempts(attempts: Iterable[pb.Attempt], estimate: Mapping[str, int], most_estimates: int) -> dict[str, int]:
     """Requests and tokens. An attempt that may have used something and does not say what counts as the estimate, but
     no more than `most_estimates` of them do: the parts of one batch make one together."""
-    used = dict.fromkeys(("requests", *TOKENS), 0)
-    estimated = 0
+    requests = input_tokens = output_tokens = total_tokens = estimated = 0
     for attempt in attempts:
         if attempt.HasField("usage"):
-            used["requests"] += 1
-            _add(used, attempt.usage, estimate)
+            requests += 1
+            of_input, of_output, of_all = _tokens(attempt.usage, estimate)
+            input_tokens += of_input
+            output_tokens += of_output
+            total_tokens += of_all
         elif may_have_used(attempt):
-            used["requests"] += 1
+            requests += 1
             estimated += 1
         elif attempt.http_status:
-            used["requests"] += 1
+            requests += 1
+    used = {
+        "requests": requests,
+        "input_tokens": input_tokens,
+        "output_tokens": output_tokens,
+        "total_tokens": total_tokens,
+    }
     if estimated:
         for unit in TOKENS:
             used[unit] += estimate[unit] * min(estimated, most_estimates)
@@ -36,9 +44,9 @@ def may_have_used(attempt: pb.Attempt) -> bool:
     return attempt.outcome != pb.ATTEMPT_OUTCOME_FAILED
 
 
-def _add(used: dict[str, int], usage: pb.Usage, estimate: Mapping[str, int]) -> None:
+def _tokens(usage: pb.Usage, estimate: Mapping[str, int]) -> tuple[int, int, int]:
+    """Input, output and total; what the vendor does not say counts as the estimate."""
     input_tokens = usage.input_tokens if usage.HasField("input_tokens") else estimate["input_tokens"]
     output_tokens = usage.output_tokens if usage.HasField("output_tokens") else estimate["output_tokens"]
-    used["input_tokens"] += input_tokens
-    used["output_tokens"] += output_tokens
-    used["total_tokens"] += usage.total_tokens if usage.HasField("total_tokens") else input_tokens + output_tokens
+    total_tokens = usage.total_tokens if usage.HasField("total_tokens") else input_tokens + output_tokens
+    return input_tokens, output_tokens, total_tokens

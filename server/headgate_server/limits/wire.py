@@ -212,9 +212,12 @@ async def connect(url: str, prefix: str, holder: str, lease: int, budget: float)
 
 def packed(takes: Sequence[Take], amounts: Sequence[int] | None = None) -> list[tuple[str, str, int, int, int, int]]:
     """Takes as the script reads them, with other amounts if these are given."""
+    if amounts is None:
+        amounts = [take.amount for take in takes]
     return [
-        (key, limit.algorithm, limit.capacity, limit.scale, limit.gain, taken if amounts is None else amounts[n])
-        for n, (key, limit, taken) in enumerate(takes)
+        (take.key, limit.algorithm, limit.capacity, limit.scale, limit.gain, amount)
+        for take, amount in zip(takes, amounts, strict=True)
+        for limit in (take.limit,)
     ]
 
 
