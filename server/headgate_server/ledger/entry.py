@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import ReferenceType, ref
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 from google.protobuf.message import Message
 from headgate import v1 as pb
 
@@ -48,7 +47,7 @@ AMOUNTS = slice(ATTEMPTS.index(TOKENS[0]), ESTIMATED)
 """Where an attempt's row has its tokens."""
 
 
-class Rows(NamedTuple):
+class Rows(msgspec.Struct, frozen=True, gc=False):
     """What is written of a call at a time, as tuples in the order of ledger/columns.py."""
 
     call: Row
@@ -58,24 +57,19 @@ class Rows(NamedTuple):
     @property
     def weight(self) -> int:
         """Rows, with a long content counted as several."""
-        characters = sum(len(text) for text in self.content[2:]) if self.content else 0
-        return 1 + len(self.attempts) + characters // CONTENT_BYTES_PER_ROW
+        rows = 1 + len(self.attempts)
+        return rows + sum(map(len, self.content[2:])) // CONTENT_BYTES_PER_ROW if self.content else rows
 
 
-class Asker(NamedTuple):
-    """Who asked, and for what: the same in the rows of a call and of its attempts."""
-
-    tenant: str
-    key_id: str
-    labels: str
-    model: str
+Asker = tuple[str, str, str, str]
+"""Tenant, key, labels and model: the same in the rows of a call and of its attempts."""
 
 
 class Entry:
     """What the ledger knows of one call.
 
     `time` is in seconds since the epoch, and each attempt's comes from it, so that rows written twice are the same.
-    When an attempt began is added to `begun`, for who looks for calls that take long.
+    `begun` is told of each attempt when it is made.
     """
 
     def __init__(
@@ -85,7 +79,7 @@ class Entry:
         call: Call,
         request: Request,
         content: Content | None,
-        begun: deque[tuple[float, ReferenceType[Entry]]],
+        begun: Callable[[Entry], None],
     ) -> None:
         self.id = entry_id
         self.time = now - (time.monotonic() - call.started)
@@ -98,7 +92,7 @@ class Entry:
     def began(self, attempt: Attempt) -> None:
         """An attempt is made."""
         self.attempts.append(attempt)
-        self._begun.append((attempt.started, ref(self)))
+        self._begun(self)
 
     def replied(self, message: Message) -> None:
         """A message goes to the caller: a whole answer, or an event of one."""
@@ -124,7 +118,7 @@ class Entry:
 
     def _rows(self, outcome: str, reason: str, latency: float, content: Row | None = None) -> Rows:
         principal = self._call.principal
-        asker = Asker(
+        asker = (
             _clean(principal.tenant),
             _clean(principal.key_id, MAX_KEY_TEXT),
             _labels(self._call),
@@ -136,16 +130,17 @@ class Entry:
     def _row(self, outcome: str, reason: str, latency: float, attempts: Sequence[Row], asker: Asker) -> Row:
         call = self._call
         answering = self._answering
+        tenant, key_id, labels, model = asker
         return (
             self.id,
             sqlite_text(self.time),
             call.name,
             call.request_id,
-            asker.tenant,
-            asker.key_id,
+            tenant,
+            key_id,
             _clean(self._request.end_user_id),
-            asker.labels,
-            asker.model,
+            labels,
+            model,
             call.routed_to,
             call.arm,
             answering.target.provider if answering else "",

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
-from weakref import ReferenceType
 
 import structlog
 
@@ -38,8 +36,10 @@ class Ledger:
     def __init__(self, config: LedgerConfig) -> None:
         self._config = config
         self._ids = Ids()
-        self._begun: deque[tuple[float, ReferenceType[Entry]]] = deque()
-        """Weak: hardly any call takes so long that it is looked for."""
+        self._begun: set[Entry] = set()
+        """Calls in flight of which an attempt began since it was looked for long ones."""
+        self._begun_before: set[Entry] = set()
+        """The same since the look before."""
         self._looking: asyncio.TimerHandle | None = None
         self._writer: Writer | None = None
         self._shipper: Shipper | None = None
@@ -79,10 +79,12 @@ class Ledger:
         keeps = policy.content.prompts or policy.content.answers
         content = Content(policy.content, request) if keeps else None
         now = time.time()
-        return Entry(self._ids.new(now), now, call, request, content, self._begun)
+        return Entry(self._ids.new(now), now, call, request, content, self._began)
 
     def conclude(self, entry: Entry, error: GatewayError | None) -> None:
         """A call has ended, with that error or with its answer."""
+        self._begun.discard(entry)
+        self._begun_before.discard(entry)
         if self._writer:
             self._writer.put(entry.rows(error))
 
@@ -124,17 +126,16 @@ class Ledger:
         lags = [part.lag(now) for part in (self._writer, self._shipper) if part]
         return max(lags, default=0.0)
 
+    def _began(self, entry: Entry) -> None:
+        """An attempt of the call was made."""
+        self._begun.add(entry)
+
     def _look(self) -> None:
         """Has calls written, as far as they are known, that go on long after an attempt began."""
         self._looking = asyncio.get_running_loop().call_later(LONG_SECONDS, self._look)
-        began_before = time.monotonic() - LONG_SECONDS
-        long: dict[Entry, None] = {}
-        while self._begun and self._begun[0][0] <= began_before:
-            _, begun = self._begun.popleft()
-            if (entry := begun()) and entry.in_flight:
-                long[entry] = None
+        long, self._begun_before, self._begun = self._begun_before, self._begun, set()
         for entry in long:
-            if self._writer:
+            if self._writer and entry.in_flight:
                 self._writer.put(entry.rows_so_far())
 
 
