@@ -116,8 +116,10 @@ class Call:
     @property
     def answering(self) -> pb.Attempt | None:
         """The attempt whose answer the caller got, or the last one if none answered."""
-        answered = (attempt for attempt in reversed(self.attempts) if attempt.outcome == pb.ATTEMPT_OUTCOME_OK)
-        return next(answered, self.attempts[-1] if self.attempts else None)
+        for attempt in reversed(self.attempts):
+            if attempt.outcome == pb.ATTEMPT_OUTCOME_OK:
+                return attempt
+        return self.attempts[-1] if self.attempts else None
 
     @property
     def labels(self) -> dict[str, str]:

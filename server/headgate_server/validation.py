@@ -307,9 +307,7 @@ def _config(config: pb.GenerationConfig, found: Found) -> None:
 
 def within_bounds(labels: Mapping[str, str]) -> dict[str, str]:
     """Of the labels of a request that may be none what a valid one may have."""
-    return {
-        key[:MAX_LABEL_KEY_BYTES]: value[:MAX_LABEL_VALUE_BYTES] for key, value in islice(labels.items(), MAX_LABELS)
-    }
+    return {key[:MAX_LABEL_KEY_BYTES]: labels[key][:MAX_LABEL_VALUE_BYTES] for key in islice(labels, MAX_LABELS)}
 
 
 def _response_format(form: pb.ResponseFormat, found: Found) -> None:
@@ -327,7 +325,8 @@ def _response_format(form: pb.ResponseFormat, found: Found) -> None:
 def _common(request: pb.GenerateRequest | pb.EmbedRequest, found: Found) -> None:
     if len(request.labels) > MAX_LABELS:
         found.append(Violation("labels", f"more than {MAX_LABELS}"))
-    for key, value in request.labels.items():
+    for key in request.labels:  # items() of a protobuf's map takes twice as long
+        value = request.labels[key]
         if not 0 < len(key.encode()) <= MAX_LABEL_KEY_BYTES:
             found.append(Violation("labels", f"a key is empty or longer than {MAX_LABEL_KEY_BYTES} bytes"))
         if len(value.encode()) > MAX_LABEL_VALUE_BYTES:

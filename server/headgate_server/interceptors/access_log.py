@@ -10,6 +10,7 @@ from headgate import v1 as pb
 from headgate_server import logs
 from headgate_server.call import Call
 from headgate_server.errors import GatewayError
+from headgate_server.limits.estimate import Request
 from headgate_server.principal import ANONYMOUS
 from headgate_server.redaction import redacted
 from headgate_server.timestamps import rfc3339
@@ -17,7 +18,7 @@ from headgate_server.timestamps import rfc3339
 MAX_TEXT = 256
 OUTCOMES = {value: name.removeprefix("ATTEMPT_OUTCOME_") for name, value in pb.AttemptOutcome.items()}
 TOKENS = {
-    pb.Usage.DESCRIPTOR.fields_by_name[f"{name}_tokens"].number: name
+    pb.Usage.DESCRIPTOR.fields_by_name[f"{name}_tokens"]: name
     for name in ("input", "output", "cache_read", "cache_write", "reasoning")
 }
 
@@ -51,7 +52,7 @@ def _line(call: Call, error: GatewayError | None) -> dict[str, Any]:
         line["error"] = error.message[:MAX_TEXT]
         if error.facts:
             line["facts"] = error.facts
-    if isinstance(call.request, pb.GenerateRequest | pb.EmbedRequest):
+    if isinstance(call.request, Request):
         line["model"] = call.request.model[:MAX_TEXT]
         line["labels"] = call.labels
     if call.routed_to:
@@ -81,5 +82,5 @@ def _attempt(attempt: pb.Attempt) -> dict[str, Any]:
     if attempt.HasField("first_token_latency"):
         line["first_token_ms"] = attempt.first_token_latency.ToMicroseconds() / 1000
     if attempt.HasField("usage"):
-        line["tokens"] = {TOKENS[field.number]: n for field, n in attempt.usage.ListFields() if field.number in TOKENS}
+        line["tokens"] = {TOKENS[field]: n for field, n in attempt.usage.ListFields() if field in TOKENS}
     return line

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from headgate import v1 as pb
-
 from headgate_server.call import Call
 from headgate_server.errors import GatewayError
 from headgate_server.interceptors.base import Check, End
 from headgate_server.ledger.ledger import Ledger
+from headgate_server.limits.estimate import Request
 
 
 def enter(ledger: Ledger) -> Check:
     """Has an entry for every call that may go to a vendor."""
 
     def check(call: Call) -> None:
-        if isinstance(call.request, pb.GenerateRequest | pb.EmbedRequest):
+        if isinstance(call.request, Request):
             call.entry = ledger.enter(call, call.request)
 
     return check

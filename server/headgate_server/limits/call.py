@@ -253,8 +253,12 @@ class CallLimits:
                     tightest[name] = (remaining, capacity, standing.reset)
         trailer: list[tuple[str, str]] = []
         for name, (remaining, capacity, reset) in tightest.items():
-            values = (str(capacity), str(max(remaining, 0)), f"{reset / MICROS:.3f}")
-            trailer += zip(TRAILERS[name], values, strict=True)
+            limit_name, remaining_name, reset_name = TRAILERS[name]
+            trailer += (
+                (limit_name, f"{capacity}"),
+                (remaining_name, f"{remaining if remaining > 0 else 0}"),
+                (reset_name, f"{reset / MICROS:.3f}"),
+            )
         return trailer
 
     async def _reserve(

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
-from headgate import v1 as pb
 
 from headgate_server.limits.call import CallLimits
 from headgate_server.limits.costs import Costs
-from headgate_server.limits.estimate import Estimator
+from headgate_server.limits.estimate import Estimator, Request
 from headgate_server.limits.history import BudgetHistory, CallersOwn
 from headgate_server.limits.limiter import Limiter, LocalLimiter
 from headgate_server.limits.quota import NANOS
@@ -85,7 +84,7 @@ class LimitPolicy:
     def of_call(self, call: Call) -> CallLimits | None:
         """What limits the call, if anything does."""
         request = call.request
-        if not isinstance(request, pb.GenerateRequest | pb.EmbedRequest) or not self._rules.any_for(call.principal):
+        if not isinstance(request, Request) or not self._rules.any_for(call.principal):
             return None
         costs = self._costs if self._rules.any_budget_for(call.principal) else None
         callers_own = call.provider_keys if costs else None

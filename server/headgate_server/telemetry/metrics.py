@@ -113,7 +113,7 @@ class Metrics:
         output_tokens = 0
         if attempt.HasField("usage"):
             for field, count in attempt.usage.ListFields():
-                if kind := _TOKEN_TYPES.get(field.number):
+                if kind := _TOKEN_TYPES.get(field):
                     self._tokens.observe((*operation, kind), count, exemplar)
                     if kind == OUTPUT:
                         output_tokens = count
@@ -141,7 +141,7 @@ _OUTCOMES = {
     outcome: pb.AttemptOutcome.Name(outcome).removeprefix("ATTEMPT_OUTCOME_").lower()
     for outcome in pb.AttemptOutcome.values()
 }
-_TOKEN_TYPES = {pb.Usage.DESCRIPTOR.fields_by_name[f"{kind}_tokens"].number: kind for kind in TOKEN_TYPES}
+_TOKEN_TYPES = {pb.Usage.DESCRIPTOR.fields_by_name[f"{kind}_tokens"]: kind for kind in TOKEN_TYPES}
 
 
 def _seconds(duration: Duration) -> float:
