@@ -8,23 +8,17 @@ from functools import lru_cache
 
 def rfc3339(seconds: float) -> str:
     """Seconds since the epoch as 2026-11-27T13:39:02.737178Z."""
-    day, time, micros = _parts(seconds)
-    return f"{day}T{time}.{micros:06d}Z"
+    second, micros = divmod(round(seconds * 1e6), 1_000_000)
+    return f"{_second(second, 'T')}.{micros:06d}Z"
 
 
 def sqlite_text(seconds: float) -> str:
     """The same as 2026-11-27 13:39:02.737178, which is how SQLAlchemy keeps a moment in SQLite."""
-    day, time, micros = _parts(seconds)
-    return f"{day} {time}.{micros:06d}"
-
-
-def _parts(seconds: float) -> tuple[str, str, int]:
-    micros = round(seconds * 1e6)
-    day, time = _second(micros // 1_000_000)
-    return day, time, micros % 1_000_000
+    second, micros = divmod(round(seconds * 1e6), 1_000_000)
+    return f"{_second(second, ' ')}.{micros:06d}"
 
 
 @lru_cache(maxsize=8)
-def _second(seconds: int) -> tuple[str, str]:
+def _second(seconds: int, separator: str) -> str:
     moment = datetime.fromtimestamp(seconds, UTC)
-    return f"{moment:%Y-%m-%d}", f"{moment:%H:%M:%S}"
+    return f"{moment:%Y-%m-%d}{separator}{moment:%H:%M:%S}"

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +114,10 @@ class Spool:
     def _put(self, table: str, rows: Sequence[Row]) -> None:
         for first in range(0, len(rows), AT_ONCE):
             part = rows[first : first + AT_ONCE]
-            self._connection.execute(_insert(table, len(part)), list(chain.from_iterable(part)))
+            values: list[Any] = []
+            for row in part:
+                values += row
+            self._connection.execute(_insert(table, len(part)), values)
 
     def _as_json(self, table: str, ids: Sequence[str]) -> str:
         query = f"SELECT {_OBJECTS[table]} FROM {table} WHERE {KEYS[table]} IN ({_marks(ids)})"

@@ -80,12 +80,12 @@ class Writer:
 
     def put(self, rows: Rows) -> None:
         """Has the rows written soon. Never waits."""
-        weight = rows.weight
-        if self.queued + weight > self._most_queued:
+        weight, queued = rows.weight, self.queued
+        if queued + weight > self._most_queued:
             if rows.call[OUTCOME] != OPEN:  # of a call in flight the last word is still to come
                 self._drop()
             return
-        if not self.queued:
+        if not queued:
             self._waiting_since = time.monotonic()
         self._put_weight += weight
         self._queue.append(rows)
