@@ -114,7 +114,9 @@ class Chain(grpc.aio.ServerInterceptor):
                 for begin in self._begin:
                     begin(call)
                 await _pass(self._before_parse, call)
-                call.request = _parse(parse, await self._reception.read(call))
+                raw = await self._reception.read(call)
+                call.request = _parse(parse, raw)
+                call.request_bytes = len(raw)
                 await _pass(self._after_parse, call)
                 return await respond(call)
             finally:

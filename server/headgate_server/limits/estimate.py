@@ -56,10 +56,18 @@ class Estimator:
         self.prices = prices
 
     def amounts(
-        self, request: Request, callers_own: Collection[str] | None = None, *, has_media: bool = True
+        self,
+        request: Request,
+        callers_own: Collection[str] | None = None,
+        *,
+        has_media: bool = True,
+        size: int | None = None,
     ) -> dict[str, int]:
-        """The most of each unit; the cost, too, if it is told which issuers charge the caller's own account."""
-        tokens = input_tokens(request, self._settings, has_media=has_media)
+        """The most of each unit; the cost, too, if it is told which issuers charge the caller's own account.
+
+        `size` is what is known of the request's: its bytes as they came.
+        """
+        tokens = input_tokens(request, self._settings, has_media=has_media, size=size)
         if isinstance(request, pb.GenerateRequest) and request.tools:
             tokens += TOOL_PROMPT_TOKENS
         output_tokens = self._output_tokens(request) if isinstance(request, pb.GenerateRequest) else 0
@@ -122,9 +130,9 @@ def _is_more_than_text(request: Request) -> bool:
     return any(next(_media(part), None) for parts in _parts_of(request) for part in parts)
 
 
-def input_tokens(request: Request, settings: LimitEstimate, *, has_media: bool = True) -> int:
+def input_tokens(request: Request, settings: LimitEstimate, *, has_media: bool = True, size: int | None = None) -> int:
     """Tokens of the request's text and media by these settings, without what vendors add to tools."""
-    size, tokens = request.ByteSize(), 0
+    size, tokens = request.ByteSize() if size is None else size, 0
     for parts in _parts_of(request) if has_media else ():
         for part in parts:
             if not part.HasField("text"):

@@ -88,7 +88,7 @@ class LimitPolicy:
             return None
         costs = self._costs if self._rules.any_budget_for(call.principal) else None
         callers_own = call.provider_keys if costs else None
-        estimate = self._estimator.amounts(request, callers_own, has_media=call.has_media)
+        estimate = self._estimator.amounts(request, callers_own, has_media=call.has_media, size=call.request_bytes)
         return CallLimits(
             self.limiter, self._rules, call.principal, request, estimate, call.attempts, costs, call.provider_keys
         )
