@@ -236,7 +236,7 @@ def test_media_have_written_defaults_wherever_they_stand(media: pb.Media, expect
     amounts = estimator().amounts(request)
     assert expected <= amounts["input_tokens"] < expected + 150
     has_media = check_generate(request) if isinstance(request, pb.GenerateRequest) else check_embed(request)
-    assert estimator().amounts(request, has_media=has_media) == amounts
+    assert estimator().amounts(request, has_media=has_media, size=len(request.SerializeToString())) == amounts
 
 
 def test_a_request_without_media_is_not_searched_for_it_again() -> None:

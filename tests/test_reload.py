@@ -17,6 +17,7 @@ import pytest
 import yaml
 from headgate import v1 as pb
 
+from headgate_server import reload
 from headgate_server.config import load
 from headgate_server.reload import LOOK_SECONDS, SETTLE_SECONDS, Reloader, named_files
 from headgate_server.runtime import FIRST_SECONDS
@@ -139,20 +140,19 @@ async def test_a_thousand_calls_across_ten_reloads_lose_nothing(logged: LogLines
 
 
 @asynccontextmanager
-async def watched(folder: Path, vendor: Vendor) -> AsyncIterator[tuple[Headgate, Path]]:
+async def following(folder: Path, vendor: Vendor) -> AsyncIterator[tuple[Headgate, Path]]:
     """A server that follows its configuration file."""
     file = folder / "headgate.yaml"
     file.write_text(as_yaml(vendor, "m"))
     config = load(file, {})
     sections = {name: getattr(config, name) for name in ("providers", "models")}
     async with running(**sections) as headgate:
-        reloader = Reloader(file, {}, headgate.application.reload)
-        following = asyncio.create_task(reloader.run(config))
+        reloading = asyncio.create_task(Reloader(file, {}, headgate.application.reload).run(config))
         try:
             yield headgate, file
         finally:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+            reloading.cancel()
+            await asyncio.gather(reloading, return_exceptions=True)
 
 
 def as_yaml(vendor: Vendor, *aliases: str, **settings: Any) -> str:
@@ -176,7 +176,7 @@ async def until_listed(headgate: Headgate, name: str, seconds: float = 10.0) -> 
 
 async def test_a_changed_file_is_served_and_a_broken_one_changes_nothing(tmp_path: Path, logged: LogLines) -> None:
     """The file is looked at; what is wrong is logged whole with lines, and the last good configuration stays."""
-    async with Vendor(answers_text) as vendor, watched(tmp_path, vendor) as (headgate, file):
+    async with Vendor(answers_text) as vendor, following(tmp_path, vendor) as (headgate, file):
         file.write_text(as_yaml(vendor, "m", "added"))
         await until_listed(headgate, "added")
         file.write_text("providers:\n  v: {adaptor: openai}\nmodels:\n  m: {targets: [{provider: w, model: x}]}\n")
@@ -192,7 +192,7 @@ async def test_a_changed_file_is_served_and_a_broken_one_changes_nothing(tmp_pat
 
 async def test_a_config_map_that_swaps_its_symlink_is_noticed(tmp_path: Path) -> None:
     """Kubernetes never writes into the file: it points a link at another folder."""
-    async with Vendor(answers_text) as vendor, watched(tmp_path, vendor) as (headgate, file):
+    async with Vendor(answers_text) as vendor, following(tmp_path, vendor) as (headgate, file):
         for number in (1, 2):
             data = tmp_path / f"..data_{number}"
             data.mkdir()
@@ -205,13 +205,13 @@ async def test_a_config_map_that_swaps_its_symlink_is_noticed(tmp_path: Path) ->
             await until_listed(headgate, f"from-{number}")
 
 
-async def test_a_secret_in_another_folder_is_watched_too(tmp_path: Path) -> None:
+async def test_a_secret_in_another_folder_is_looked_at_too(tmp_path: Path) -> None:
     """A rotated key file takes effect although the configuration's own file is the same."""
     secrets, folder = tmp_path / "secrets", tmp_path / "config"
     secrets.mkdir()
     folder.mkdir()
     (secrets / "key").write_text("before")
-    async with Vendor(answers_text) as vendor, watched(folder, vendor) as (headgate, file):
+    async with Vendor(answers_text) as vendor, following(folder, vendor) as (headgate, file):
         file.write_text(as_yaml(vendor, "m", "keyed", api_key_file=str(secrets / "key")))
         await until_listed(headgate, "keyed")
         await headgate.stub.Generate(ask("m"))
@@ -225,7 +225,7 @@ async def test_a_secret_in_another_folder_is_watched_too(tmp_path: Path) -> None
 
 async def test_a_configuration_is_tried_again_when_what_it_lacked_appears(tmp_path: Path, logged: LogLines) -> None:
     """Kubernetes may bring the ConfigMap before the Secret: no second change of the file is needed; it is told once."""
-    async with Vendor(answers_text) as vendor, watched(tmp_path, vendor) as (headgate, file):
+    async with Vendor(answers_text) as vendor, following(tmp_path, vendor) as (headgate, file):
         file.write_text(as_yaml(vendor, "m", "keyed", api_key_file="late"))
         await eventually(lambda: [line for line in logged.errors if line["event"] == "configuration_refused"], 10)
         (tmp_path / "late").write_text("came")
@@ -235,26 +235,40 @@ async def test_a_configuration_is_tried_again_when_what_it_lacked_appears(tmp_pa
     assert len([line for line in logged.lines if line["event"] == "configuration_refused"]) == 1
 
 
-async def test_a_file_that_is_being_written_is_read_when_it_is_whole(tmp_path: Path, logged: LogLines) -> None:
-    """Nothing is refused for what stands in it meanwhile."""
-    async with Vendor(answers_text) as vendor, watched(tmp_path, vendor) as (headgate, file):
+@pytest.mark.parametrize("refused", [False, True])
+async def test_a_file_that_is_being_written_is_read_when_it_is_whole(
+    tmp_path: Path, logged: LogLines, monkeypatch: pytest.MonkeyPatch, refused: bool
+) -> None:
+    """Nothing is refused for what stands in it meanwhile, not even when what was refused before is tried again."""
+    monkeypatch.setattr(reload, "RETRY_SECONDS", SETTLE_SECONDS)
+
+    def refusals() -> list[Any]:
+        return [line["problems"] for line in logged.lines if line["event"] == "configuration_refused"]
+
+    async with Vendor(answers_text) as vendor, following(tmp_path, vendor) as (headgate, file):
         await asyncio.sleep(LOOK_SECONDS / 2)  # it reads once when it begins
+        if refused:
+            file.write_text("models: none")
+            await eventually(lambda: bool(refusals()), 10)
         for length in range(int(2 * LOOK_SECONDS / (SETTLE_SECONDS / 4))):
             file.write_text("providers: " + "{" * length)
             await asyncio.sleep(SETTLE_SECONDS / 4)
         file.write_text(as_yaml(vendor, "whole"))
         await until_listed(headgate, "whole")
-    assert [line for line in logged.lines if line["event"] == "configuration_refused"] == []
+    assert len(refusals()) == refused
 
 
 def test_the_files_of_a_configuration_are_it_and_those_it_names(tmp_path: Path) -> None:
-    """Relative names count from the configuration's folder."""
+    """Relative names count from the configuration's folder. The ledger's spool is written to, and never read anew."""
     provider = {"adapter": "openai", "base_url": "http://127.0.0.1:1/v1"}
     config = configured(
-        providers={"a": {**provider, "api_key_file": "keys/a"}, "b": {**provider, "ca_file": tmp_path / "ca.pem"}}
+        providers={"a": {**provider, "api_key_file": "keys/a"}, "b": {**provider, "ca_file": tmp_path / "ca.pem"}},
+        ledger={"url": "postgresql://127.0.0.1/ledger", "url_file": "url", "spool": "spool.db"},
     )
     file = tmp_path / "headgate.yaml"
-    assert named_files(file, config) == {file, tmp_path / "keys" / "a", tmp_path / "ca.pem"}
+    assert config.ledger is not None
+    assert config.ledger.spool is not None
+    assert named_files(file, config) == {file, tmp_path / "keys" / "a", tmp_path / "ca.pem", tmp_path / "url"}
 
 
 async def test_sighup_reloads_and_what_needs_a_restart_is_said(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ class Call:
         patience = runtime.config.routing.default_deadline if remaining is None else remaining
         self.deadline = self.started + patience
         self.request: Message | None = None
-        self.request_bytes = 0
+        self.request_bytes: int | None = None
         """Its size as it came."""
         self.has_media = True
         """There may be, until validation has looked."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import suppress
+from math import inf
 from pathlib import Path
 from typing import TypeAlias
 
@@ -53,22 +54,20 @@ class Reloader:
         """Reloads until it is cancelled; `config` is what is served, and was read from the file a moment ago."""
         changed = False
         while True:
-            seen = fingerprint(named_files(self._path, config))
+            seen = await asyncio.to_thread(fingerprint, named_files(self._path, config))
             read = await self._read()
-            applied = read is not None and (changed or read != config) and await self._applied(read)
+            is_served = read is not None and read == config and not changed
+            applied = read is not None and not is_served and await self._applied(read)
             if read is not None and applied:
                 config = read
-            is_lacking = read is None or (changed and not applied)
-            if not is_lacking:
+            if is_good := is_served or applied:
                 self._told = []
             changed = True
             # Files that only the new configuration names have not been seen: the first look at them reads once more.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(RETRY_SECONDS if is_lacking else None):
-                    await self._until_wanted(named_files(self._path, config), seen)
+            await self._until_wanted(named_files(self._path, config), seen, inf if is_good else RETRY_SECONDS)
 
-    async def _until_wanted(self, files: set[Path], seen: Fingerprint) -> None:
-        looking = asyncio.create_task(self._look(files, seen))
+    async def _until_wanted(self, files: set[Path], seen: Fingerprint, patience: float) -> None:
+        looking = asyncio.create_task(self._look(files, seen, patience))
         try:
             await self._wanted.wait()
         finally:
@@ -76,14 +75,19 @@ class Reloader:
             await asyncio.gather(looking, return_exceptions=True)
         self._wanted.clear()
 
-    async def _look(self, files: set[Path], seen: Fingerprint) -> None:
-        """Asks for a reload when one of the files is not as it was seen, nor about to change again."""
-        found = seen
+    async def _look(self, files: set[Path], seen: Fingerprint, patience: float) -> None:
+        """Asks for a reload when one of the files is not as it was seen, nor about to change again; when all are, after
+        that many seconds."""
+        found, asked_at = seen, time.monotonic() + patience
         while True:
             await asyncio.sleep(LOOK_SECONDS if found == seen else SETTLE_SECONDS)
-            before, found = found, await asyncio.to_thread(fingerprint, files)
-            if found == before != seen:
-                self.request()
+            try:
+                before, found = found, await asyncio.to_thread(fingerprint, files)
+            except Exception:
+                log.exception("configuration_not_looked_at", file=str(self._path))
+            else:
+                if found == before and (found != seen or time.monotonic() >= asked_at):
+                    self.request()
 
     async def _read(self) -> Config | None:
         try:
@@ -113,8 +117,9 @@ class Reloader:
 
 
 def named_files(path: Path, config: Config) -> set[Path]:
-    """The configuration's file, and those that it names; relative names count from its folder."""
-    return {path.absolute(), *((path.parent / file).absolute() for file in _paths(config.model_dump()))}
+    """The configuration's file, and those that it names and the server reads; relative names count from its folder."""
+    values = config.model_dump(exclude={"ledger": {"spool"}})
+    return {path.absolute(), *((path.parent / file).absolute() for file in _paths(values))}
 
 
 def fingerprint(files: set[Path]) -> Fingerprint:

@@ -18,7 +18,7 @@ def sqlite_text(seconds: float) -> str:
     return f"{_second(second, ' ')}.{micros:06d}"
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def _second(seconds: int, separator: str) -> str:
     moment = datetime.fromtimestamp(seconds, UTC)
     return f"{moment:%Y-%m-%d}{separator}{moment:%H:%M:%S}"

@@ -135,7 +135,7 @@ def test_secrets_come_from_files_and_never_print(configured: Load) -> None:
     assert not any(hidden in shown for hidden in (PEPPER, "database-password", secret))
 
 
-def test_files_count_from_the_configuration_and_are_watched(configured: Load, tmp_path: Path) -> None:
+def test_files_count_from_the_configuration_and_are_looked_at(configured: Load, tmp_path: Path) -> None:
     """The database of SQLite, too, stands beside it; a changed pepper is read again."""
     authority = Authority()
     certificate = authority.server()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -34,7 +33,6 @@ NULL = math.nan
 MAX_TEXT = 256
 MAX_KEY_TEXT = 512
 """Callers with tokens are named by issuer and subject."""
-REMEMBERED = 1024
 CONTENT_BYTES_PER_ROW = 1024
 """So much of prompts and answers weighs as much in memory as one row."""
 VENDOR_PRICES = "vendor"
@@ -239,9 +237,8 @@ def _labels(call: Call) -> str:
     return text.replace("\\u0000", "\\ufffd") if "\\u0000" in text else text
 
 
-@lru_cache(maxsize=REMEMBERED)
 def _clean(text: str, limit: int = MAX_TEXT) -> str:
-    """What callers and their tokens say, as it fits into any database. Most calls say the same."""
+    """What callers and their tokens say, as it fits into any database."""
     return text[:limit].replace("\0", "\ufffd")
 
 

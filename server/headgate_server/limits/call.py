@@ -131,8 +131,6 @@ class CallLimits:
         one = Try(target, name or self._model, requests, sent)
         self._names[target.provider, target.model] = one.name
         self._tries.append(one)
-        if len(self._tries) == 1 and one.name == self._model and not self._rules.of_attempts and not self._costs:
-            return one  # the call has reserved it all
         try:
             await self._reserve_for(one)
         except BaseException:
@@ -141,6 +139,8 @@ class CallLimits:
         return one
 
     async def _reserve_for(self, one: Try) -> None:
+        if len(self._tries) == 1 and one.name == self._model and not self._rules.of_attempts and not self._costs:
+            return  # there are no shares, and the call has reserved what it needs
         if len(self._tries) > 1:
             await self._reserve(WHOLE, self._of_call, self._needed(WHOLE), RateLimited)
         shares = list(self._shares(one))
@@ -206,7 +206,7 @@ class CallLimits:
         most_estimates = len(self._tries) or 1
         used = truth.of_attempts(attempts, self._estimate, most_estimates)
         for attempt in self._sent(share):
-            if attempt.uncounted_bytes and (uncounted := uncounted_tokens(attempt)):
+            if uncounted := uncounted_tokens(attempt):
                 used["output_tokens"] += uncounted
                 used["total_tokens"] += uncounted
         if self._costs:

@@ -46,7 +46,7 @@ class MemoryCounters:
         meters, uses, has_room = [], [], True
         for take in takes:
             limit = take.limit
-            meter = self._meters.get(take.key) or self._added(take)
+            meter = self._meter(take)
             meter.limit = limit
             used = meter.used(now)
             if used + take.amount > limit.capacity:
@@ -75,12 +75,12 @@ class MemoryCounters:
         spent = []
         if reservation := known.held.pop(name, None):
             for take, mark, used in zip(*reservation, truth, strict=True):
-                meter = self._meters.get(take.key) or self._added(take)
+                meter = self._meter(take)
                 meter.settle(now, mark, take.amount, used)
                 spent.append(meter.spent)
         elif takes := known.returned.pop(name, None):
             for take, used in zip(takes, truth, strict=True):
-                meter = self._meters.get(take.key) or self._added(take)
+                meter = self._meter(take)
                 meter.used(now)
                 meter.charge(now, used)
                 spent.append(meter.spent)
@@ -89,7 +89,7 @@ class MemoryCounters:
     def restore(self, now: int, known: Sequence[Take]) -> None:
         """At least this was spent of budgets, by what is written elsewhere; what was counted already is part of it."""
         for take in known:
-            meter = self._meters.get(take.key) or self._added(take)
+            meter = self._meter(take)
             meter.limit = take.limit
             meter.used(now)
             meter.charge(now, max(0, take.amount - meter.spent))
@@ -99,8 +99,10 @@ class MemoryCounters:
         self._expire(now)
         self._holder(now, holder)
 
-    def _added(self, take: Take) -> Meter:
-        meter = self._meters[take.key] = METERS[take.limit.algorithm](take.limit)
+    def _meter(self, take: Take) -> Meter:
+        meter = self._meters.get(take.key)
+        if meter is None:
+            meter = self._meters[take.key] = METERS[take.limit.algorithm](take.limit)
         return meter
 
     def _holder(self, now: int, name: str) -> Holder:
@@ -119,8 +121,7 @@ class MemoryCounters:
                 for name, (takes, marks) in holder.held.items():
                     holder.returned[name] = takes
                     for take, mark in zip(takes, marks, strict=True):
-                        meter = self._meters.get(take.key) or self._added(take)
-                        meter.settle(now, mark, take.amount, 0)
+                        self._meter(take).settle(now, mark, take.amount, 0)
                 holder.held.clear()
 
     def _sweep(self, now: int) -> None:

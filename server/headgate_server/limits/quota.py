@@ -1,6 +1,6 @@
 """The terms of counting: a limit, what is taken from it, and how it then stands. Times are integer microseconds.
 
-A call makes about ten of these, which as named tuples would take five times as long.
+What a call makes several of are structs: named tuples take much longer to make.
 """
 
 from __future__ import annotations

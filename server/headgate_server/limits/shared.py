@@ -146,7 +146,7 @@ class SharedLimiter:
         if owed is None and len(self._owed) >= MOST_OWED:
             log.error("settlement_lost")
             return
-        self._owed[take.key] = Take(take.key, take.limit, used + (owed.amount if owed else 0))
+        self._owed[take.key] = replace(take, amount=used + (owed.amount if owed else 0))
 
     def _take_back(self, name: str, takes: Sequence[Take]) -> None:
         """Redis may have reserved it, and nobody will use it."""
