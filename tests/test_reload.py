@@ -266,8 +266,6 @@ def test_the_files_of_a_configuration_are_it_and_those_it_names(tmp_path: Path) 
         ledger={"url": "postgresql://127.0.0.1/ledger", "url_file": "url", "spool": "spool.db"},
     )
     file = tmp_path / "headgate.yaml"
-    assert config.ledger is not None
-    assert config.ledger.spool is not None
     assert named_files(file, config) == {file, tmp_path / "keys" / "a", tmp_path / "ca.pem", tmp_path / "url"}
 
 

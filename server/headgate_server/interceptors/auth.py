@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
-from headgate import v1 as pb
-
 from headgate_server.call import Call
 from headgate_server.errors import ModelNotAllowed
 from headgate_server.identity.credentials import provider_keys
+from headgate_server.limits.estimate import Request
 from headgate_server.principal import Principal
 
 
@@ -35,7 +34,7 @@ async def _admit_later(call: Call, principal: Awaitable[Principal]) -> None:
 def permit(call: Call) -> None:
     """Refuses models that the principal may not use, by the names it asks for, whatever they stand for."""
     request = call.request
-    if call.principal.allowed_models and isinstance(request, pb.GenerateRequest | pb.EmbedRequest):
+    if call.principal.allowed_models and isinstance(request, Request):
         for name in (request.model, *request.routing.fallbacks):
             if name and not call.principal.may_use_model(name):
                 raise ModelNotAllowed(f'the caller may not use the model "{name}"')

@@ -214,11 +214,11 @@ def packed(takes: Sequence[Take], amounts: Sequence[int] | None = None) -> list[
     """Takes as the script reads them, with other amounts if these are given."""
     if amounts is None:
         amounts = [take.amount for take in takes]
-    return [
-        (take.key, limit.algorithm, limit.capacity, limit.scale, limit.gain, amount)
-        for take, amount in zip(takes, amounts, strict=True)
-        for limit in (take.limit,)
-    ]
+    rows = []
+    for take, amount in zip(takes, amounts, strict=True):
+        limit = take.limit
+        rows.append((take.key, limit.algorithm, limit.capacity, limit.scale, limit.gain, amount))
+    return rows
 
 
 def verdict(result: list[int]) -> Verdict:

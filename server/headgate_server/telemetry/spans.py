@@ -19,6 +19,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode as SpanStatus, Tracer, set_span_in_context
 
 from headgate_server.errors import CallCancelled, GatewayError, InternalError
+from headgate_server.limits.estimate import Request
 from headgate_server.telemetry import conventions as names
 from headgate_server.telemetry.content import Transcript, finish_reason
 from headgate_server.telemetry.trace_context import TRACEPARENT, TRACESTATE, traceparent
@@ -227,7 +228,7 @@ def _settings(request: Message | None) -> Iterator[tuple[str, Any]]:
 
 def _of_call(call: Call) -> Attributes:
     told: Attributes = {names.REQUEST_ID: call.request_id, names.ATTEMPTS: len(call.attempts)}
-    if isinstance(call.request, pb.GenerateRequest | pb.EmbedRequest):
+    if isinstance(call.request, Request):
         told[names.REQUEST_MODEL] = call.request.model[:MAX_TEXT]
     told |= {names.TENANT: call.principal.tenant, names.ARM: call.arm, names.ROUTED_TO: call.routed_to}
     if call.cost:
