@@ -214,7 +214,7 @@ def packed(takes: Sequence[Take], amounts: Sequence[int] | None = None) -> list[
     """Takes as the script reads them, with other amounts if these are given."""
     if amounts is None:
         amounts = [take.amount for take in takes]
-    rows = []
+    rows: list[tuple[str, str, int, int, int, int]] = []
     for take, amount in zip(takes, amounts, strict=True):
         limit = take.limit
         rows.append((take.key, limit.algorithm, limit.capacity, limit.scale, limit.gain, amount))
