@@ -6,9 +6,9 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from headgate_server.call import Call
 from headgate_server.errors import (
@@ -27,7 +27,9 @@ from headgate_server.identity.mtls import CertificateRule, certified
 from headgate_server.identity.records import KeyRecord, Refused
 from headgate_server.principal import ANONYMOUS, Principal
 
-MAX_VERIFIED = 10_000
+T = TypeVar("T")
+
+MAX_REMEMBERED = 10_000
 RETRY_AFTER_SECONDS = 1.0
 NOT_VERIFIED = "too_many_failures"
 
@@ -46,16 +48,39 @@ class KeySource(Protocol):
     def get(self, key_id: str) -> KeyRecord | None: ...
 
 
-class VerifiedTokens:
-    """Tokens that were verified, so that a signature is checked once. They are known by a keyed hash alone."""
+class OfTokens(Generic[T]):
+    """What was found out of tokens that were good. They are known by a keyed hash alone; of very many, the oldest is
+    forgotten."""
 
     def __init__(self) -> None:
-        self._secret = secrets.token_bytes(32)
-        self._found: OrderedDict[bytes, tuple[Verified, Issuer, int]] = OrderedDict()
+        self._begun = blake2b(key=secrets.token_bytes(32), digest_size=16)
+        self._found: OrderedDict[bytes, T] = OrderedDict()
+
+    def get(self, token: str) -> T | None:
+        """What was remembered of it."""
+        return self._found.get(self._name(token))
+
+    def put(self, token: str, found: T) -> None:
+        """Remembers it."""
+        self._found[self._name(token)] = found
+        if len(self._found) > MAX_REMEMBERED:
+            self._found.popitem(last=False)
+
+    def _name(self, token: str) -> bytes:
+        hashing = self._begun.copy()
+        hashing.update(token.encode())
+        return hashing.digest()
+
+
+class VerifiedTokens:
+    """Tokens that were verified, so that a signature is checked once."""
+
+    def __init__(self) -> None:
+        self._found: OfTokens[tuple[Verified, Issuer, int]] = OfTokens()
 
     def get(self, token: str, issuers: Mapping[str, Issuer], now: float) -> Principal | None:
         """Whom the token stands for, while it holds and nothing has changed of its issuer and its keys."""
-        found = self._found.get(self._name(token))
+        found = self._found.get(token)
         if found is None:
             return None
         verified, issuer, generation = found
@@ -64,13 +89,8 @@ class VerifiedTokens:
         return verified.principal
 
     def put(self, token: str, verified: Verified, issuer: Issuer) -> None:
-        """Remembers a token; of very many, the oldest is forgotten."""
-        self._found[self._name(token)] = (verified, issuer, issuer.keys.generation)
-        if len(self._found) > MAX_VERIFIED:
-            self._found.popitem(last=False)
-
-    def _name(self, token: str) -> bytes:
-        return blake2b(token.encode(), key=self._secret, digest_size=16).digest()
+        """Remembers a token."""
+        self._found.put(token, (verified, issuer, issuer.keys.generation))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +108,8 @@ class Authenticator:
     failures: FailedAttempts
     events: SecurityEvents
     verified: VerifiedTokens
+    hashed: OfTokens[tuple[str, bytes]] = field(default_factory=OfTokens)
+    """Name and hash under this pepper of API keys that were good: to hash one takes as long as all else about it."""
 
     @property
     def takes_credentials(self) -> bool:
@@ -124,15 +146,21 @@ class Authenticator:
         raise MissingCredentials(MISSING)
 
     def _of_api_key(self, token: str, now: float) -> Principal:
-        name = claimed_id(token)
-        if name is None:
+        if known := self.hashed.get(token):
+            name, hashed = known
+            return self._record(name).admit(hashed, now)
+        claimed = claimed_id(token)
+        if claimed is None:
             raise Refused("malformed")
+        hashed = digest(self.pepper, token)
         try:
-            return self._record(name).admit(digest(self.pepper, token), now)
+            principal = self._record(claimed).admit(hashed, now)
         except (Refused, GatewayOverloaded):
             if is_whole(token):  # which a good key need not be asked
                 raise
             raise Refused("malformed") from None
+        self.hashed.put(token, (claimed, hashed))
+        return principal
 
     def _record(self, name: str) -> KeyRecord:
         for source in self.keys:

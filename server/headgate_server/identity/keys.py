@@ -13,7 +13,6 @@ import re
 import secrets
 from binascii import crc32
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 PREFIX = "hg_"
 ID_LENGTH = 12
@@ -55,15 +54,7 @@ def is_whole(text: str) -> bool:
 
 def digest(pepper: bytes, text: str) -> bytes:
     """What is kept of a key: 32 bytes."""
-    hashing = _begun(pepper).copy()
-    hashing.update(text.encode())
-    return hashing.digest()
-
-
-@lru_cache(maxsize=2)
-def _begun(pepper: bytes) -> hmac.HMAC:
-    """The hash under this pepper before any text, which OpenSSL takes longer to begin than to finish."""
-    return hmac.new(pepper, digestmod="sha256")
+    return hmac.digest(pepper, text.encode(), "sha256")
 
 
 def _checksum(body: str) -> str:

@@ -44,8 +44,7 @@ class KeyRecord:
             Refused: it is wrong, or the key is revoked or expired.
         """
         is_current = hmac.compare_digest(digest, self.digest)
-        is_previous = hmac.compare_digest(digest, self.previous_digest)
-        if not is_current and not is_previous:
+        if not is_current and not hmac.compare_digest(digest, self.previous_digest):
             raise self._refused("wrong_secret")
         if self.ended:
             raise self._refused(self.ended)
