@@ -30,13 +30,12 @@ from headgate_server.limits.quota import (
     MOST,
     NEVER,
     Limit,
-    Standing,
+    Scoped,
     Take,
-    Verdict,
     calendar_limit,
     limit,
 )
-from headgate_server.limits.wire import SCRIPT, packed, verdict
+from headgate_server.limits.wire import SCRIPT, granted, packed
 from tests.redis_server import RedisServer, redis_server
 
 LEASE = 5 * MICROS
@@ -47,8 +46,8 @@ HOLDERS = ("a", "b")
 class Counters(Protocol):
     """What both implementations do."""
 
-    def reserve(self, now: int, holder: str, name: str, takes: Sequence[Take]) -> Verdict: ...
-    def settle(self, now: int, holder: str, name: str, truth: Sequence[int]) -> Sequence[int]: ...
+    def reserve(self, now: int, holder: str, name: str, takes: Sequence[Take]) -> bool: ...
+    def settle(self, now: int, holder: str, name: str) -> Sequence[int]: ...
     def restore(self, now: int, known: Sequence[Take]) -> None: ...
     def renew(self, now: int, holder: str) -> None: ...
 
@@ -62,12 +61,12 @@ class RedisCounters:
         self._prefix = f"{{{secrets.token_hex(4)}}}:"
         self._takes: dict[str, Sequence[Take]] = {}
 
-    def reserve(self, now: int, holder: str, name: str, takes: Sequence[Take]) -> Verdict:
+    def reserve(self, now: int, holder: str, name: str, takes: Sequence[Take]) -> bool:
         self._takes[name] = takes
-        return verdict(self._run(now, holder, ("reserve", name, packed(takes))))
+        return granted(takes, self._run(now, holder, ("reserve", name, packed(takes))))
 
-    def settle(self, now: int, holder: str, name: str, truth: Sequence[int]) -> Sequence[int]:
-        return self._run(now, holder, ("settle", name, packed(self._takes[name], truth)))
+    def settle(self, now: int, holder: str, name: str) -> Sequence[int]:
+        return self._run(now, holder, ("settle", name, packed(self._takes[name], truth=True)))
 
     def restore(self, now: int, known: Sequence[Take]) -> None:
         self._run(now, "nobody", ("restore", "", packed(known)))
@@ -206,7 +205,7 @@ TAKES = st.lists(
     min_size=1,
     max_size=4,
     unique_by=lambda each: each[0],
-).map(lambda chosen: [Take(key, LIMITS[key], 1 if key == "concurrency" else amount) for key, amount in chosen])
+).map(lambda chosen: [Take(Scoped(key, LIMITS[key]), 1 if key == "concurrency" else amount) for key, amount in chosen])
 
 BOUNDARIES = st.sampled_from(
     [
@@ -254,34 +253,35 @@ class CounterMachine(RuleBasedStateMachine):
         name = f"r{self.names}"
         uses = [self.accounts[take.key].used(self.now) for take in takes]
         has_room = [used + take.amount <= take.limit.capacity for used, take in zip(uses, takes, strict=True)]
-        decided = self.counters.reserve(self.now, holder, name, takes)
-        assert decided.granted == all(has_room)
-        if not decided.granted:
-            assert [standing.used for standing in decided.standings] == uses
-            for take, standing, fits in zip(takes, decided.standings, has_room, strict=True):
-                self._check_wait(take, standing, fits=fits)
+        is_granted = self.counters.reserve(self.now, holder, name, takes)
+        assert is_granted == all(has_room)
+        if not is_granted:
+            assert [take.used for take in takes] == uses
+            for take, fits in zip(takes, has_room, strict=True):
+                self._check_wait(take, fits=fits)
             return
         self.heard_of[holder] = self.now
         entries = [self.accounts[take.key].take(self.now, take.amount) for take in takes]
         self.held[name] = Held(holder, takes, entries)
-        for take, standing in zip(takes, decided.standings, strict=True):
-            assert standing.used == self.accounts[take.key].used(self.now)
+        for take in takes:
+            assert take.used == self.accounts[take.key].used(self.now)
+            assert take.wait == 0
             if take.limit.algorithm == "calendar":
-                assert standing.reset == (0 if take.limit.gain == MOST else max(0, take.limit.gain - self.now))
+                assert take.reset == (0 if take.limit.gain == MOST else max(0, take.limit.gain - self.now))
             elif take.key != "concurrency":
-                assert self.accounts[take.key].used(self.now + standing.reset) == 0
+                assert self.accounts[take.key].used(self.now + take.reset) == 0
 
-    def _check_wait(self, take: Take, standing: Standing, *, fits: bool) -> None:
+    def _check_wait(self, take: Take, *, fits: bool) -> None:
         """The wait is exactly as long as it must be."""
         if fits:
-            assert standing.wait == 0
+            assert take.wait == 0
         elif take.amount > take.limit.capacity:
-            assert standing.wait == NEVER
+            assert take.wait == NEVER
         elif take.limit.algorithm == "calendar":
-            assert standing.wait == (NEVER if take.limit.gain == MOST else max(1, take.limit.gain - self.now))
+            assert take.wait == (NEVER if take.limit.gain == MOST else max(1, take.limit.gain - self.now))
         elif take.key != "concurrency":
             account, room = self.accounts[take.key], take.limit.capacity - take.amount
-            assert account.used(self.now + standing.wait) <= room < account.used(self.now + standing.wait - 1)
+            assert account.used(self.now + take.wait) <= room < account.used(self.now + take.wait - 1)
 
     @precondition(lambda self: self.held)
     @rule(data=st.data(), excess=st.integers(-130, 40))
@@ -292,10 +292,11 @@ class CounterMachine(RuleBasedStateMachine):
             return
         name = data.draw(st.sampled_from(sorted(self.held)))
         held = self.held.pop(name)
-        truth = [max(0, take.amount + excess) for take in held.takes]
-        spent = self.counters.settle(self.now, held.holder, name, truth)
-        for take, entry, used in zip(held.takes, held.entries, truth, strict=True):
-            self.accounts[take.key].settle(self.now, entry, take.amount, used)
+        for take in held.takes:
+            take.truth = max(0, take.amount + excess)
+        spent = self.counters.settle(self.now, held.holder, name)
+        for take, entry in zip(held.takes, held.entries, strict=True):
+            self.accounts[take.key].settle(self.now, entry, take.amount, take.truth)
         assert list(spent) == [self.accounts[take.key].spent for take in held.takes]
         self.over.append((name, held))
 
@@ -304,8 +305,9 @@ class CounterMachine(RuleBasedStateMachine):
     def settle_again(self, data: st.DataObject) -> None:
         """Nothing happens twice."""
         name, held = data.draw(st.sampled_from(self.over))
-        again = self.counters.settle(self.now, held.holder, name, [take.amount for take in held.takes])
-        assert not again
+        for take in held.takes:
+            take.truth = take.amount
+        assert not self.counters.settle(self.now, held.holder, name)
         self._expire()
 
     @precondition(lambda self: self.returned)
@@ -315,8 +317,9 @@ class CounterMachine(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted(self.returned)))
         held = self.returned.pop(name)
         self._expire()
-        truth = [amount] * len(held.takes)
-        spent = self.counters.settle(self.now, held.holder, name, truth)
+        for take in held.takes:
+            take.truth = amount
+        spent = self.counters.settle(self.now, held.holder, name)
         for take in held.takes:
             self.accounts[take.key].charge(self.now, amount)
         assert list(spent) == [self.accounts[take.key].spent for take in held.takes]
@@ -326,7 +329,7 @@ class CounterMachine(RuleBasedStateMachine):
     def restore(self, key: str, known: int) -> None:
         """The ledger knows of more, or of less."""
         self._expire()
-        self.counters.restore(self.now, [Take(key, LIMITS[key], known)])
+        self.counters.restore(self.now, [Take(Scoped(key, LIMITS[key]), known)])
         account = self.accounts[key]
         account.spend(self.now, 0)
         account.spend(self.now, max(0, known - account.spent))
@@ -387,11 +390,11 @@ def test_a_plain_window_grants_what_throttled_grants(make: Callable[[], Counters
             now = START + window * period * MICROS + call * MICROS // 2
             is_refused, *_ = oracle.do([str(window), "before"], [period, most, cost, now // 1000])
             name = f"{window}-{call}"
-            decided = counters.reserve(now, "a", name, [Take("k", allowed, cost)])
-            assert decided.granted == (not is_refused)
-            refusals += not decided.granted
-            if decided.granted:
-                counters.settle(now, "a", name, [cost])
+            is_granted = counters.reserve(now, "a", name, [Take(Scoped("k", allowed), cost, truth=cost)])
+            assert is_granted == (not is_refused)
+            refusals += not is_granted
+            if is_granted:
+                counters.settle(now, "a", name)
     assert refusals
 
 
@@ -401,8 +404,8 @@ def test_a_plain_bucket_grants_what_throttled_grants(make: Callable[[], Counters
     counters = make()
     oracle = Throttled(using="gcra", quota=per_day(1, burst=50), store=MemoryStore())
     for call, cost in enumerate([7, 20, 1, 30, 22, 3, 1, 1, 5]):
-        decided = counters.reserve(START, "a", str(call), [Take("k", allowed, cost)])
-        assert decided.granted == (not oracle.limit("k", cost=cost).limited)
+        is_granted = counters.reserve(START, "a", str(call), [Take(Scoped("k", allowed), cost)])
+        assert is_granted == (not oracle.limit("k", cost=cost).limited)
 
 
 def test_counters_that_nobody_uses_are_forgotten() -> None:
@@ -410,12 +413,12 @@ def test_counters_that_nobody_uses_are_forgotten() -> None:
     counters = MemoryCounters()
     busy = limit("requests", "sliding_window", 10, 3600)
     idle = limit("requests", "token_bucket", 10, 1)
-    counters.reserve(START, "a", "busy", [Take("busy", busy, 3)])
+    counters.reserve(START, "a", "busy", [Take(Scoped("busy", busy), 3)])
     for number in range(50_000):
         now = START + number * MICROS // 100
-        counters.reserve(now, "a", "x", [Take(f"idle {number}", idle, 1)])
+        counters.reserve(now, "a", "x", [Take(Scoped(f"idle {number}", idle), 1)])
     assert len(counters) < 10_000
-    assert counters.reserve(now, "a", "last", [Take("busy", busy, 8)]).granted is False
+    assert counters.reserve(now, "a", "last", [Take(Scoped("busy", busy), 8)]) is False
 
 
 class TestRedisAlone:
@@ -433,12 +436,12 @@ class TestRedisAlone:
 
     def used(self, counters: RedisCounters, now: int = START) -> tuple[int, int]:
         """Tokens and places in use, as a refused reservation tells."""
-        takes = [Take("t", self.LIMIT, 101), Take("c", self.PLACES, 1)]
-        tokens, places = counters.reserve(now, "b", "probe", takes).standings
-        return tokens.used, places.used
+        takes = [Take(Scoped("t", self.LIMIT), 101), Take(Scoped("c", self.PLACES), 1)]
+        assert not counters.reserve(now, "b", "probe", takes)
+        return takes[0].used, takes[1].used
 
     def takes(self, tokens: int) -> list[Take]:
-        return [Take("t", self.LIMIT, tokens), Take("c", self.PLACES, 1)]
+        return [Take(Scoped("t", self.LIMIT), tokens), Take(Scoped("c", self.PLACES), 1)]
 
     def test_a_charge_without_a_reservation_counts_once(self, counters: RedisCounters) -> None:
         """What was counted elsewhere is told afterwards, as often as it takes; it takes no place any more."""
@@ -457,7 +460,7 @@ class TestRedisAlone:
     def test_a_reservation_that_comes_after_its_charge_is_void(self, counters: RedisCounters) -> None:
         """A command that was held up on the way must not take what nobody would give back."""
         counters.charge(START, "a", "n", self.takes(30))
-        assert counters.reserve(START, "a", "n", self.takes(50)).granted is False
+        assert counters.reserve(START, "a", "n", self.takes(50)) is False
         assert self.used(counters) == (30, 0)
 
     def test_debt_may_exceed_the_limit(self, counters: RedisCounters) -> None:
@@ -469,15 +472,19 @@ class TestRedisAlone:
         """A server that crashed with a crowd of calls does not stop Redis for long: each operation returns some."""
         many = limit("concurrency", "concurrency", 10_000)
         for number in range(500):
-            counters.reserve(START, "gone", str(number), [Take("m", many, 1)])
+            counters.reserve(START, "gone", str(number), [Take(Scoped("m", many), 1)])
         later = START + LEASE
-        left = [counters.reserve(later, "b", f"p{n}", [Take("m", many, 10_001)]).standings[0].used for n in range(3)]
-        assert left[0] > left[1] > left[2] == 0
+        probes = [Take(Scoped("m", many), 10_001) for _ in range(3)]
+        for number, probe in enumerate(probes):
+            assert not counters.reserve(later, "b", f"p{number}", [probe])
+        assert probes[0].used > probes[1].used > probes[2].used == 0
 
     def test_nothing_lasts_but_for_a_time(self, counters: RedisCounters) -> None:
         """Once calls are over, what remains of them has an end."""
-        counters.reserve(START, "a", "n", self.takes(10))
-        counters.settle(START, "a", "n", [10, 1])
+        tokens, place = self.takes(10)
+        counters.reserve(START, "a", "n", [tokens, place])
+        tokens.truth, place.truth = 10, 1
+        counters.settle(START, "a", "n")
         assert counters.keys() == ["holders", "t"]
 
     def test_budgets_last_as_long_as_their_period_and_a_day_of_silence(self, counters: RedisCounters) -> None:
@@ -485,9 +492,10 @@ class TestRedisAlone:
         now, by_redis = time.time(), 0
         for name, ends in (("over", now - 3600), ("month", now + 30 * 86_400), ("total", None)):
             kept = calendar_limit(100, None if ends is None else round(ends * MICROS))
-            counters.charge(by_redis, "a", name, [Take(name, kept, 30)])
-            decided = counters.reserve(by_redis, "b", f"{name}?", [Take(name, kept, 71)])
-            assert (decided.granted, decided.standings[0].used) == (False, 30)
+            counters.charge(by_redis, "a", name, [Take(Scoped(name, kept), 30)])
+            more = Take(Scoped(name, kept), 71)
+            assert not counters.reserve(by_redis, "b", f"{name}?", [more])
+            assert more.used == 30
         lasts = [counters.seconds_left(name) for name in ("over", "month", "total")]
         assert lasts[:2] == [pytest.approx(86_400, abs=60), pytest.approx(30 * 86_400, abs=60)]
         assert lasts[2] > 100 * 365 * 86_400

@@ -14,8 +14,8 @@ from headgate_server.errors import RateLimited, ReachedLimit
 from headgate_server.interceptors.status import MAX_DETAILS_BYTES, to_status
 from headgate_server.limits import truth
 from headgate_server.limits.estimate import TOOL_PROMPT_TOKENS, Estimator
+from headgate_server.limits.quota import Scoped
 from headgate_server.limits.rules import OF_PROVIDER, Rules
-from headgate_server.limits.scopes import Scoped
 from headgate_server.principal import ANONYMOUS, Principal
 from headgate_server.providers.base import Target
 from headgate_server.providers.hosts import Host

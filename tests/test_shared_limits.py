@@ -14,11 +14,10 @@ import grpc
 import grpc.aio
 import pytest
 from headgate import v1 as pb
-from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from headgate_server.config import Config, LimitStore
-from headgate_server.limits.quota import Algorithm, Take, limit
+from headgate_server.limits.quota import Algorithm, Scoped, Take, limit
 from headgate_server.limits.shared import MOST_OWED, OWED_AT_ONCE, SharedLimiter
 from headgate_server.limits.wire import STALLED_SECONDS
 from tests.conftest import LogLines, Serve
@@ -367,19 +366,19 @@ async def test_nobody_waits_for_a_redis_that_does_not_even_read(redis: RedisServ
     """When what is written piles up in this machine, reservations end within the time budget all the same, the breaker
     opens, and when Redis reads again it is asked again."""
     limiter = SharedLimiter(LimitStore.model_validate({"type": "redis", "url": redis.url}))
-    more_than_sockets_hold = Take("x" * 16_000_000, limit("requests", "sliding_window", 1000, MINUTE), 1)
-    take = replace(more_than_sockets_hold, key="x")
+    counted = limit("requests", "sliding_window", 1000, MINUTE)
+    more_than_sockets_hold, take = Take(Scoped("x" * 16_000_000, counted), 1), Take(Scoped("x", counted), 1)
     await limiter.start()
     try:
         redis.freeze()
         async with asyncio.timeout(STALLED_SECONDS / 2):
             decided = [await limiter.reserve([more_than_sockets_hold])]
             decided += await asyncio.gather(*(limiter.reserve([take]) for _ in range(50)))
-        assert all(verdict.granted and not reservation.shared for reservation, verdict in decided)
+        assert all(reservation.granted and not reservation.shared for reservation in decided)
         assert limiter.trouble
         redis.thaw()
         assert await eventually(lambda: not limiter.trouble, seconds=10)
-        reservation, _ = await limiter.reserve([take])
+        reservation = await limiter.reserve([take])
         assert reservation.shared
     finally:
         await limiter.close()
@@ -387,8 +386,8 @@ async def test_nobody_waits_for_a_redis_that_does_not_even_read(redis: RedisServ
 
 async def use(limiter: SharedLimiter, key: str, algorithm: Algorithm, used: int) -> None:
     """One call that takes one, and has used so much in the end."""
-    reservation, _ = await limiter.reserve([Take(key, limit("requests", algorithm, 1000, MINUTE), 1)])
-    limiter.settle(reservation, [used])
+    counted = Scoped(key, limit("requests", algorithm, 1000, MINUTE))
+    limiter.settle(await limiter.reserve([Take(counted, 1, truth=used)]))
 
 
 async def test_redis_is_told_in_small_pieces_and_only_of_what_was_used(redis: RedisServer) -> None:
@@ -401,9 +400,10 @@ async def test_redis_is_told_in_small_pieces_and_only_of_what_was_used(redis: Re
         await use(limiter, f"place {n}", "concurrency", 1)
     await limiter.start()
     try:
-        takes = [Take(f"used {n}", limit("requests", "sliding_window", 1000, MINUTE), 1) for n in range(counters)]
-        _, verdict = await limiter.reserve(takes)
-        assert [standing.used for standing in verdict.standings] == [2] * counters
+        counted = limit("requests", "sliding_window", 1000, MINUTE)
+        takes = [Take(Scoped(f"used {n}", counted), 1) for n in range(counters)]
+        await limiter.reserve(takes)
+        assert [take.used for take in takes] == [2] * counters
         async with Redis(port=redis.port) as client:
             assert len([key async for key in client.scan_iter("*charged:*")]) == 3
     finally:

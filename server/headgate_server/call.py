@@ -93,7 +93,7 @@ class Call:
         self.limits: CallLimits | None = None
         self.entry: Entry | None = None
         """What the ledger enters of it; None where there is no ledger, and of calls that it does not know."""
-        self.trailer: list[tuple[str, str]] = []
+        self.trailer: list[tuple[str, str | bytes]] = []
         """What travels in trailing metadata, whatever the outcome."""
         self.trace_id = ""
         """The trace that the call belongs to, sampled or not."""

@@ -71,7 +71,7 @@ def _forget(aborting: asyncio.Future[NoReturn]) -> None:
 
 
 def to_status(
-    error: GatewayError, request_id: str, attempts: Sequence[pb.Attempt], more: Sequence[tuple[str, str]] = ()
+    error: GatewayError, request_id: str, attempts: Sequence[pb.Attempt], more: Sequence[tuple[str, str | bytes]] = ()
 ) -> RpcStatus:
     """The status of an error: message of at most 512 ASCII bytes, details of at most 2 KiB, and `more` trailers."""
     if error.code is grpc.StatusCode.OK:  # gRPC would answer nothing at all

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,10 +15,9 @@ from headgate_server.limits import truth
 from headgate_server.limits.costs import Costs
 from headgate_server.limits.estimate import Request
 from headgate_server.limits.limiter import Limiter, Reservation
-from headgate_server.limits.quota import MICROS, Standing, Take
+from headgate_server.limits.quota import MICROS, Scoped, Take
 from headgate_server.limits.refusal import refused
 from headgate_server.limits.rules import OF_TARGET, Rules
-from headgate_server.limits.scopes import Scoped
 from headgate_server.principal import Principal
 from headgate_server.providers.base import Target
 
@@ -59,18 +59,6 @@ class Try(msgspec.Struct):
         return max(self.requests - len(self.sent), 0)
 
 
-class Held(msgspec.Struct, frozen=True, gc=False):
-    """One reservation of the call, take by take of these limits."""
-
-    scoped: Sequence[Scoped]
-    reservation: Reservation
-    standings: Sequence[Standing]
-
-    def amount(self, unit: str) -> int:
-        """What is held of a unit; it is the same in each limit of that unit."""
-        return next((take.amount for take in self.reservation.takes if take.limit.unit == unit), 0)
-
-
 class CallLimits:
     """What one call holds.
 
@@ -105,9 +93,9 @@ class CallLimits:
         self._tries: list[Try] = []
         self._names: dict[tuple[str, str], str] = {}
         """By which name the call came to a target."""
-        self._held: dict[Share, list[Held]] = {}
-        self._standings: dict[str, tuple[Scoped, Standing, int]] = {}
-        """What was said last of each limit, and what was given back to it since."""
+        self._held: dict[Share, list[Reservation]] = {}
+        self._asked: list[Reservation] = []
+        """In order, what was granted and what was not."""
 
     def enter(self) -> Awaitable[None]:
         """Reserves for the call, when awaited.
@@ -194,6 +182,11 @@ class CallLimits:
                 used = {unit: amount - part[unit] for unit, amount in used.items()}
             self._settle(last, used)
 
+    def _settle(self, held: Reservation, used: Mapping[str, int]) -> None:
+        for take in held.takes:
+            take.truth = used.get(take.counter.limit.unit, 0)
+        self._limiter.settle(held)
+
     def _used(self, share: Share) -> dict[str, int]:
         """What the attempts of this share have used; but for providers a call is one request, however often sent."""
         attempts = self._attempts
@@ -206,7 +199,7 @@ class CallLimits:
         most_estimates = len(self._tries) or 1
         used = truth.of_attempts(attempts, self._estimate, most_estimates)
         for attempt in self._sent(share):
-            if uncounted := uncounted_tokens(attempt):
+            if attempt.uncounted_bytes and (uncounted := uncounted_tokens(attempt)):
                 used["output_tokens"] += uncounted
                 used["total_tokens"] += uncounted
         if self._costs:
@@ -227,71 +220,66 @@ class CallLimits:
 
     def _sent(self, share: Share) -> Iterator[Attempt]:
         for one in self._tries:
-            for attempt in one.sent:
-                if _is_of(share, attempt.target.provider, attempt.target.model, one.name):
-                    yield attempt
+            if share is WHOLE or _is_of(share, one.target.provider, one.target.model, one.name):
+                yield from one.sent
 
     def decisions(self) -> Iterator[tuple[str, bool, float]]:
         """Of each rule that was asked: its name, whether it had room, and the share of it that is left by now."""
-        for scoped, standing, back in self._standings.values():
-            limit = scoped.limit
+        for take, used in self._standings():
+            limit = take.counter.limit
             capacity = limit.amount if limit.budget else limit.capacity
-            left = (capacity - standing.used + back) / capacity
-            yield scoped.rule, not standing.wait, min(max(left, 0.0), 1.0)
+            yield take.counter.rule, not take.wait, min(max((capacity - used) / capacity, 0.0), 1.0)
 
-    def trailer(self) -> list[tuple[str, str]]:
+    def trailer(self) -> list[tuple[str, bytes]]:
         """How the limits stand that have least room, of requests and of tokens."""
         tightest: dict[str, tuple[int, int, int]] = {}
-        for scoped, standing, back in self._standings.values():
-            limit = scoped.limit
+        for take, used in self._standings():
+            limit = take.counter.limit
             if name := NAMES.get(limit.unit):
-                capacity = limit.capacity
-                remaining = capacity - standing.used + back
-                if remaining > capacity:
-                    remaining = capacity
+                remaining = limit.capacity - used
                 if name not in tightest or remaining < tightest[name][0]:
-                    tightest[name] = (remaining, capacity, standing.reset)
-        trailer: list[tuple[str, str]] = []
+                    tightest[name] = (remaining, limit.capacity, take.reset)
+        trailer: list[tuple[str, bytes]] = []  # gRPC would encode texts, at some expense
         for name, (remaining, capacity, reset) in tightest.items():
             limit_name, remaining_name, reset_name = TRAILERS[name]
             trailer += (
-                (limit_name, f"{capacity}"),
-                (remaining_name, f"{remaining if remaining > 0 else 0}"),
-                (reset_name, f"{reset / MICROS:.3f}"),
+                (limit_name, b"%d" % capacity),
+                (remaining_name, b"%d" % (remaining if remaining > 0 else 0)),
+                (reset_name, b"%.3f" % (reset / MICROS)),
             )
         return trailer
 
     async def _reserve(
         self, share: Share, scoped: Sequence[Scoped], amounts: Mapping[str, int], refusal: type[RateLimited]
     ) -> None:
-        asked, takes = [], []
-        for each in scoped:
-            if (amount := amounts.get(each.limit.unit, 0)) > 0:
-                asked.append(each)
-                takes.append(Take(each.key, each.limit, amount))
-        if not asked:
+        takes = [Take(each, amount) for each in scoped if (amount := amounts.get(each.limit.unit, 0)) > 0]
+        if not takes:
             return
-        reservation, verdict = await self._limiter.reserve(takes)
-        if not verdict.granted:
-            for each, take, standing in zip(asked, takes, verdict.standings, strict=True):
-                self._standings[each.key] = (each, standing, 0)
-                if standing.wait:
-                    self._limiter.watch.refused(take)
-            raise refused(asked, takes, verdict.standings, refusal)
-        self._held.setdefault(share, []).append(Held(asked, reservation, verdict.standings))
+        reservation = await self._limiter.reserve(takes)
+        self._asked.append(reservation)
+        if reservation.granted:
+            self._held.setdefault(share, []).append(reservation)
+            return
+        for take in takes:
+            if take.wait:
+                self._limiter.watch.refused(take)
+        raise refused(takes, refusal)
 
     def _reserved(self, share: Share, unit: str) -> int:
         return sum(held.amount(unit) for held in self._held.get(share, ()))
 
-    def _settle(self, held: Held, used: Mapping[str, int]) -> None:
-        amounts = []
-        standings = self._standings
-        for scoped, take, standing in zip(held.scoped, held.reservation.takes, held.standings, strict=True):
-            amount = used.get(take.limit.unit, 0)
-            amounts.append(amount)
-            key, back = take.key, take.amount - amount
-            standings[key] = (scoped, standing, standings[key][2] + back if key in standings else back)
-        self._limiter.settle(held.reservation, amounts)
+    def _standings(self) -> Iterable[tuple[Take, int]]:
+        """How each limit stood when it was asked last, and what is used of it once the call is settled."""
+        if len(self._asked) == 1 and self._asked[0].granted:
+            return [(take, take.used - take.amount + take.truth) for take in self._asked[0].takes]
+        back: Counter[str] = Counter()
+        last: dict[str, Take] = {}
+        for asked in self._asked:
+            for take in asked.takes:
+                last[take.key] = take
+                if asked.granted:
+                    back[take.key] += take.amount - take.truth
+        return [(take, max(take.used - back[key], 0)) for key, take in last.items()]
 
 
 def _is_of(share: Share, provider: str, model: str, name: str | None) -> bool:
@@ -300,7 +288,7 @@ def _is_of(share: Share, provider: str, model: str, name: str | None) -> bool:
     )
 
 
-def _part(used: Mapping[str, int], held: Held, later: Sequence[Held]) -> Mapping[str, int]:
+def _part(used: Mapping[str, int], held: Reservation, later: Sequence[Reservation]) -> Mapping[str, int]:
     """What of it is counted in this reservation: all, or as much as it holds where a later one holds the unit, too."""
     return {
         unit: min(amount, held.amount(unit)) if any(other.amount(unit) for other in later) else amount

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec.structs import replace
 
-from headgate_server.limits.quota import Take, Verdict
+from headgate_server.limits.limiter import Reservation
+from headgate_server.limits.quota import Take
 
 MOST_COUNTERS = 65_536
 
@@ -30,11 +31,10 @@ class Heard:
             if take.limit.budget and (spent := self._spent.get(take.key)):
                 yield replace(take, amount=spent)
 
-    def lost(self, takes: Sequence[Take], decided: Verdict) -> Sequence[Take]:
-        """What is known of the counters that stood lower before this was decided: they were lost."""
+    def lost(self, asked: Reservation) -> Sequence[Take]:
+        """What is known of the counters that stood lower before this was asked for: they were lost."""
+        takes = asked.takes
         used = {
-            take.key: standing.used - take.amount if decided.granted else standing.used
-            for take, standing in zip(takes, decided.standings, strict=True)
-            if take.limit.budget
+            take.key: take.used - take.amount if asked.granted else take.used for take in takes if take.limit.budget
         }
         return [take for take in self.of(takes) if used[take.key] < take.amount]

@@ -15,8 +15,8 @@ import structlog
 from headgate_server.config.budgets import Budget, BudgetRule
 from headgate_server.limits.limiter import Limiter
 from headgate_server.limits.periods import Period, period_of
-from headgate_server.limits.quota import Take
-from headgate_server.limits.scopes import Scoped, applies, budget_of, own, whose
+from headgate_server.limits.quota import Scoped, Take
+from headgate_server.limits.scopes import applies, budget_of, own, whose
 from headgate_server.principal import Principal
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class BudgetHistory:
         try:
             async with asyncio.timeout(READING_SECONDS), reading(self._url) as connection:
                 known = [
-                    Take(each.counter.key, each.counter.limit, each.nanos)
+                    Take(each.counter, each.nanos)
                     async for each in spent(connection, self._budgets, callers_own, self._clock())
                 ]
         except Exception as error:  # of the file system, the driver or SQLAlchemy: without the ledger calls go on

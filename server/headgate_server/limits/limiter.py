@@ -11,20 +11,28 @@ from typing import Protocol
 import msgspec
 
 from headgate_server.limits.memory import MemoryCounters
-from headgate_server.limits.quota import Take, Verdict
+from headgate_server.limits.quota import MICROS, Take
 from headgate_server.limits.watch import BudgetWatch
 
 HERE = ""
-EPOCH = time.time_ns() - time.monotonic_ns()
+EPOCH = (time.time_ns() - time.monotonic_ns()) // 1000
 
 
 class Reservation(msgspec.Struct, frozen=True, gc=False):
-    """What one call holds until it is settled: `shared` says that Redis counts it, `asked` that it may."""
+    """What was asked for, and all of it or nothing `granted`: what was is held until it is settled.
+
+    `shared` says that Redis counts it, `asked` that it may.
+    """
 
     name: str
     takes: Sequence[Take]
+    granted: bool
     shared: bool = False
     asked: bool = False
+
+    def amount(self, unit: str) -> int:
+        """What was asked of a unit; it is the same of each limit of that unit."""
+        return next((take.amount for take in self.takes if take.counter.limit.unit == unit), 0)
 
 
 class Limiter(Protocol):
@@ -44,16 +52,16 @@ class Limiter(Protocol):
 
     async def close(self) -> None: ...
 
-    async def reserve(self, takes: Sequence[Take]) -> tuple[Reservation, Verdict]:
-        """What was decided; the reservation is one only if that was granted.
+    async def reserve(self, takes: Sequence[Take]) -> Reservation:
+        """Asks for all of it.
 
         Raises:
             GatewayOverloaded: nobody can decide, and policy says to let no one through then.
         """
         ...
 
-    def settle(self, reservation: Reservation, truth: Sequence[int]) -> None:
-        """Counts what was really used, take by take; waits for nobody."""
+    def settle(self, reservation: Reservation) -> None:
+        """Counts the truth of what was granted; waits for nobody."""
         ...
 
     def restore(self, known: Sequence[Take]) -> None:
@@ -79,15 +87,15 @@ class LocalLimiter:
     async def close(self) -> None:
         """Nothing is left."""
 
-    async def reserve(self, takes: Sequence[Take]) -> tuple[Reservation, Verdict]:
-        reservation = Reservation(str(next(self._names)), takes)
-        return reservation, self._counters.reserve(micros(), HERE, reservation.name, takes)
+    async def reserve(self, takes: Sequence[Take]) -> Reservation:
+        name = str(next(self._names))
+        return Reservation(name, takes, self._counters.reserve(micros(), HERE, name, takes))
 
-    def settle(self, reservation: Reservation, truth: Sequence[int]) -> None:
-        spent = self._counters.settle(micros(), HERE, reservation.name, truth)
-        for take, used, total in zip(reservation.takes, truth, spent, strict=False):  # nothing is spent twice
-            if take.limit.budget:
-                self.watch.settled(take.limit, used, total)
+    def settle(self, reservation: Reservation) -> None:
+        spent = self._counters.settle(micros(), HERE, reservation.name)
+        if any(spent):  # nothing but budgets spends, and nothing is spent twice
+            for take, total in zip(reservation.takes, spent, strict=True):
+                self.watch.settled(take, total)
 
     def restore(self, known: Sequence[Take]) -> None:
         self._counters.restore(micros(), known)
@@ -95,4 +103,4 @@ class LocalLimiter:
 
 def micros() -> int:
     """Microseconds since the epoch by a clock that never jumps: it was right when the process began."""
-    return (EPOCH + time.monotonic_ns()) // 1000
+    return EPOCH + int(time.monotonic() * MICROS)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from headgate_server.limits.meters import METERS, Meter
-from headgate_server.limits.quota import NEVER, Standing, Take, Verdict
+from headgate_server.limits.quota import NEVER, Scoped, Take
 
 FEW = 4096
 SWEPT_FOR_ONE = 2
@@ -22,7 +22,8 @@ class Holder:
     """One process that reserves: what it holds, and until when if it is not heard of."""
 
     expires: int
-    held: dict[str, tuple[Sequence[Take], Sequence[int]]] = field(default_factory=dict)
+    held: dict[str, Sequence[tuple[Take, int]]] = field(default_factory=dict)
+    """What was taken, each with the mark by which its meter settles it."""
     returned: dict[str, Sequence[Take]] = field(default_factory=dict)
 
 
@@ -38,58 +39,64 @@ class MemoryCounters:
     def __len__(self) -> int:
         return len(self._meters)
 
-    def reserve(self, now: int, holder: str, name: str, takes: Sequence[Take]) -> Verdict:
+    def reserve(self, now: int, holder: str, name: str, takes: Sequence[Take]) -> bool:
         """Takes all of it, to be settled under `name`, or nothing."""
         self._expire(now)
-        if len(self._meters) > FEW:
+        meters = self._meters
+        if len(meters) > FEW:
             self._sweep(now)
-        meters, uses, has_room = [], [], True
+        found, has_room = [], True
         for take in takes:
-            limit = take.limit
-            meter = self._meter(take)
-            meter.limit = limit
+            counter = take.counter
+            meter = meters.get(counter.key) or self._new_meter(counter)
+            meter.limit = limit = counter.limit
             used = meter.used(now)
             if used + take.amount > limit.capacity:
                 has_room = False
-            meters.append(meter)
-            uses.append(used)
+            found.append((take, meter, used))
         if not has_room:
-            return Verdict(False, [_refused(*each, now) for each in zip(takes, meters, uses, strict=True)])
-        marks, standings = [], []
-        for take, meter, used in zip(takes, meters, uses, strict=True):
+            for take, meter, used in found:
+                take.used, take.reset, take.wait = used, meter.reset(now), _wait(take, meter, used, now)
+            return False
+        marked = []
+        for take, meter, used in found:
             amount = take.amount
-            marks.append(meter.take(now, amount))
-            standings.append(Standing(used + amount, meter.reset(now), 0))
-        self._holder(now, holder).held[name] = (takes, marks)
-        return Verdict(True, standings)
+            marked.append((take, meter.take(now, amount)))
+            take.used = used + amount
+            take.reset = meter.reset(now)
+            if take.wait:  # it was refused before
+                take.wait = 0
+        self._holder(now, holder).held[name] = marked
+        return True
 
-    def settle(self, now: int, holder: str, name: str, truth: Sequence[int]) -> Sequence[int]:
-        """What was reserved under `name` was really this, take by take; nothing happens twice.
+    def settle(self, now: int, holder: str, name: str) -> Sequence[int]:
+        """Counts the truth of what was reserved under `name`; nothing happens twice.
 
-        What each of them has spent by now, of budgets; nothing if nothing happened.
+        What each of these counters has spent by now, of budgets; nothing if nothing happened.
         """
         self._expire(now)
         known = self._holders.get(holder)
         if known is None:
             return ()
         spent = []
-        if reservation := known.held.pop(name, None):
-            for take, mark, used in zip(*reservation, truth, strict=True):
-                meter = self._meter(take)
-                meter.settle(now, mark, take.amount, used)
+        if marked := known.held.pop(name, None):
+            for take, mark in marked:
+                counter = take.counter
+                meter = self._meters.get(counter.key) or self._new_meter(counter)
+                meter.settle(now, mark, take.amount, take.truth)
                 spent.append(meter.spent)
         elif takes := known.returned.pop(name, None):
-            for take, used in zip(takes, truth, strict=True):
-                meter = self._meter(take)
+            for take in takes:
+                meter = self._meters.get(take.key) or self._new_meter(take.counter)
                 meter.used(now)
-                meter.charge(now, used)
+                meter.charge(now, take.truth)
                 spent.append(meter.spent)
         return spent
 
     def restore(self, now: int, known: Sequence[Take]) -> None:
         """At least this was spent of budgets, by what is written elsewhere; what was counted already is part of it."""
         for take in known:
-            meter = self._meter(take)
+            meter = self._meters.get(take.key) or self._new_meter(take.counter)
             meter.limit = take.limit
             meter.used(now)
             meter.charge(now, max(0, take.amount - meter.spent))
@@ -99,10 +106,8 @@ class MemoryCounters:
         self._expire(now)
         self._holder(now, holder)
 
-    def _meter(self, take: Take) -> Meter:
-        meter = self._meters.get(take.key)
-        if meter is None:
-            meter = self._meters[take.key] = METERS[take.limit.algorithm](take.limit)
+    def _new_meter(self, counter: Scoped) -> Meter:
+        meter = self._meters[counter.key] = METERS[counter.limit.algorithm](counter.limit)
         return meter
 
     def _holder(self, now: int, name: str) -> Holder:
@@ -118,10 +123,11 @@ class MemoryCounters:
             return
         for holder in self._holders.values():
             if holder.held and holder.expires <= now:
-                for name, (takes, marks) in holder.held.items():
-                    holder.returned[name] = takes
-                    for take, mark in zip(takes, marks, strict=True):
-                        self._meter(take).settle(now, mark, take.amount, 0)
+                for name, marked in holder.held.items():
+                    holder.returned[name] = [take for take, _ in marked]
+                    for take, mark in marked:
+                        meter = self._meters.get(take.key) or self._new_meter(take.counter)
+                        meter.settle(now, mark, take.amount, 0)
                 holder.held.clear()
 
     def _sweep(self, now: int) -> None:
@@ -134,11 +140,9 @@ class MemoryCounters:
         self._swept = len(self._meters)
 
 
-def _refused(take: Take, meter: Meter, used: int, now: int) -> Standing:
+def _wait(take: Take, meter: Meter, used: int, now: int) -> int:
     if take.amount > take.limit.capacity:
-        wait = NEVER
-    elif used + take.amount > take.limit.capacity:
-        wait = meter.wait(now, take.amount)
-    else:
-        wait = 0
-    return Standing(used, meter.reset(now), wait)
+        return NEVER
+    if used + take.amount > take.limit.capacity:
+        return meter.wait(now, take.amount)
+    return 0

@@ -65,12 +65,13 @@ class TokenBucket:
         self._updated = 0
 
     def used(self, now: int) -> int:
+        limit = self.limit
         elapsed = now - self._updated
         if elapsed > 0:
-            parts = self._parts - elapsed * self.limit.gain
+            parts = self._parts - elapsed * limit.gain
             self._parts = parts if parts > 0 else 0
             self._updated = now
-        return -(-self._parts // self.limit.scale)
+        return -(-self._parts // limit.scale)
 
     def take(self, now: int, amount: int) -> int:
         self._parts += amount * self.limit.scale
@@ -107,19 +108,19 @@ class SlidingWindow:
         self._used = 0
 
     def used(self, now: int) -> int:
-        oldest = now // self.limit.gain - self.limit.scale
-        while self._slots and self._slots[0][0] < oldest:
-            self._used -= self._slots.popleft()[1]
+        slots, limit = self._slots, self.limit
+        oldest = now // limit.gain - limit.scale
+        while slots and slots[0][0] < oldest:
+            self._used -= slots.popleft()[1]
         return self._used
 
     def take(self, now: int, amount: int) -> int:
-        slot = now // self.limit.gain
-        if self._slots and self._slots[-1][0] >= slot:
-            slot = self._slots[-1][0]
-            self._slots[-1][1] += amount
-        else:
-            self._slots.append([slot, amount])
+        slots, slot = self._slots, now // self.limit.gain
         self._used += amount
+        if slots and (last := slots[-1])[0] >= slot:
+            last[1] += amount
+            return last[0]
+        slots.append([slot, amount])
         return slot
 
     def charge(self, now: int, amount: int) -> None:
@@ -145,15 +146,12 @@ class SlidingWindow:
         for slot, sum_of_slot in self._slots:
             excess -= sum_of_slot
             if excess <= 0:
-                return self._gone(slot) - now
+                return (slot + self.limit.scale + 1) * self.limit.gain - now
         return 0
 
     def reset(self, now: int) -> int:
-        return self._gone(self._slots[-1][0]) - now if self._slots else 0
-
-    def _gone(self, slot: int) -> int:
-        """When a slot is counted no more."""
-        return (slot + self.limit.scale + 1) * self.limit.gain
+        slots, limit = self._slots, self.limit
+        return (slots[-1][0] + limit.scale + 1) * limit.gain - now if slots else 0
 
 
 class Concurrency:

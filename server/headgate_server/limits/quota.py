@@ -5,7 +5,6 @@ What a call makes several of are structs: named tuples take much longer to make.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd
 from typing import Literal, NamedTuple
@@ -83,30 +82,42 @@ def calendar_limit(amount: int, ends: int | None, *, hard: bool = True, budget: 
     return Limit("cost", "calendar", amount, 0, amount if hard else MOST, 1, MOST if ends is None else ends, budget)
 
 
-class Take(msgspec.Struct, frozen=True, gc=False):
-    """So much of the limit whose counter has this key."""
+class Scoped(msgspec.Struct, frozen=True):
+    """A limit as it applies to one caller: the key of its counter, and who that is, such as `tenant:acme`.
+
+    `rule` is the same for all callers: by it metrics tell limits apart.
+    """
 
     key: str
     limit: Limit
-    amount: int
+    subject: str = ""
+    rule: str = ""
 
 
-class Standing(msgspec.Struct, frozen=True, gc=False):
-    """How a counter stands: `used` of its capacity, `reset` until all of it is there again.
+class Take(msgspec.Struct, gc=False):
+    """So much that is asked of a counter, and what comes of it.
 
-    `wait` is the time until what was asked for fits: 0 if it does, NEVER if it is more than the capacity.
+    Once it was asked, `used` of the counter's capacity is in use, what was granted included, and `reset` is the time
+    until all of it is there again. `wait` is the time until what was asked for fits: 0 if it does, NEVER if it is more
+    than the capacity. `truth` is how much was really used, set before it is settled.
     """
 
-    used: int
-    reset: int
-    wait: int
+    counter: Scoped
+    amount: int
+    truth: int = 0
+    used: int = 0
+    reset: int = 0
+    wait: int = 0
 
+    @property
+    def key(self) -> str:
+        """The counter's."""
+        return self.counter.key
 
-class Verdict(msgspec.Struct, frozen=True, gc=False):
-    """All was taken or nothing, and how each counter stands after that."""
-
-    granted: bool
-    standings: Sequence[Standing]
+    @property
+    def limit(self) -> Limit:
+        """The counter's."""
+        return self.counter.limit
 
 
 def dollars(nanos: int) -> str:

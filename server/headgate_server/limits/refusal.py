@@ -14,8 +14,7 @@ from headgate_server.errors import (
     RateLimited,
     ReachedLimit,
 )
-from headgate_server.limits.quota import MICROS, MOST, NEVER, Limit, Standing, Take, Unit, dollars
-from headgate_server.limits.scopes import Scoped
+from headgate_server.limits.quota import MICROS, MOST, NEVER, Limit, Take, Unit, dollars
 
 COST: Unit = "cost"
 FOR_GOOD: dict[type[RateLimited], type[RateLimited]] = {
@@ -28,14 +27,10 @@ OF_MONEY: dict[type[RateLimited], type[BudgetExceeded]] = {
 }
 
 
-def refused(
-    asked: Sequence[Scoped], takes: Sequence[Take], standings: Sequence[Standing], refusal: type[RateLimited]
-) -> GatewayError:
+def refused(takes: Sequence[Take], refusal: type[RateLimited]) -> GatewayError:
     """The refusal of this kind, or what stands for it, with every limit that has no room."""
     without_room = [
-        (ReachedLimit(take.limit.unit, scoped.subject, _in_words(take, standing)), standing.wait)
-        for scoped, take, standing in zip(asked, takes, standings, strict=True)
-        if standing.wait
+        (ReachedLimit(take.limit.unit, take.counter.subject, _in_words(take)), take.wait) for take in takes if take.wait
     ]
     reached = [limit for limit, _ in without_room]
     never = [limit for limit, wait in without_room if wait == NEVER]
@@ -47,9 +42,9 @@ def refused(
     return refusal(str(reached[0]), reached_limits=reached, retry_after=retry_after)
 
 
-def _in_words(take: Take, standing: Standing) -> str:
+def _in_words(take: Take) -> str:
     if take.limit.budget:
-        left = dollars(max(take.limit.amount - standing.used, 0))
+        left = dollars(max(take.limit.amount - take.used, 0))
         return f"{_allowed(take.limit)}, {left} are left, and the call may cost {dollars(take.amount)}"
     return f"{_allowed(take.limit)}, and the call may take {take.amount}"
 

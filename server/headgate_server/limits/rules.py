@@ -11,8 +11,8 @@ from headgate_server.config.budgets import Budget as BudgetConfig, BudgetRule
 from headgate_server.config.limits import Limit as LimitConfig, LimitRule
 from headgate_server.config.values import LABEL
 from headgate_server.limits.periods import period_of
-from headgate_server.limits.quota import Limit
-from headgate_server.limits.scopes import Scoped, Whose, applies, budget_of, limit_of, own, own_limits, scoped, whose
+from headgate_server.limits.quota import Limit, Scoped
+from headgate_server.limits.scopes import Whose, applies, budget_of, limit_of, own, own_limits, scoped, whose
 from headgate_server.principal import Principal
 from headgate_server.providers.base import Target
 

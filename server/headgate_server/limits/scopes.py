@@ -13,22 +13,10 @@ from headgate_server.config.budgets import Budget as BudgetConfig, BudgetRule
 from headgate_server.config.limits import Limit as LimitConfig, LimitRule
 from headgate_server.config.values import ROLE
 from headgate_server.limits.periods import Period
-from headgate_server.limits.quota import MICROS, NANOS, Budget, Limit, Threshold, calendar_limit, limit
+from headgate_server.limits.quota import MICROS, NANOS, Budget, Limit, Scoped, Threshold, calendar_limit, limit
 from headgate_server.principal import Principal
 
 MAX_VALUE = 64
-
-
-class Scoped(NamedTuple):
-    """A limit as it applies to one caller: the key of its counter, and who that is, such as `tenant:acme`.
-
-    `rule` is the same for all callers: by it metrics tell limits apart.
-    """
-
-    key: str
-    limit: Limit
-    subject: str
-    rule: str
 
 
 class Whose(NamedTuple):

@@ -21,9 +21,9 @@ from headgate_server.errors import GatewayOverloaded
 from headgate_server.limits.heard import Heard
 from headgate_server.limits.limiter import HERE, Reservation, micros
 from headgate_server.limits.memory import MemoryCounters
-from headgate_server.limits.quota import MICROS, Take, Verdict
+from headgate_server.limits.quota import MICROS, Take
 from headgate_server.limits.watch import BudgetWatch
-from headgate_server.limits.wire import Operation, StoreUnavailable, Wire, connect, packed, verdict
+from headgate_server.limits.wire import Operation, StoreUnavailable, Wire, connect, granted, packed
 
 if TYPE_CHECKING:
     from headgate_server.config.limits import LimitStore
@@ -87,23 +87,23 @@ class SharedLimiter:
         if self._wire:
             await self._wire.close()
 
-    async def reserve(self, takes: Sequence[Take]) -> tuple[Reservation, Verdict]:
-        reservation, decided = await self._reserve(takes)
-        if reservation.shared and (lost := self._heard.lost(takes, decided)):
-            if decided.granted:
-                self.settle(reservation, [0] * len(takes))
+    async def reserve(self, takes: Sequence[Take]) -> Reservation:
+        reservation = await self._reserve(takes)
+        if reservation.shared and (lost := self._heard.lost(reservation)):
+            if reservation.granted:
+                self.settle(replace(reservation, takes=[replace(take) for take in takes]))
             self.restore(lost)
             self.forgot.set()
             return await self._reserve(takes)
-        return reservation, decided
+        return reservation
 
-    async def _reserve(self, takes: Sequence[Take]) -> tuple[Reservation, Verdict]:
+    async def _reserve(self, takes: Sequence[Take]) -> Reservation:
         name = self._name()
         asked = False
         if self._degraded is None and self._wire:
             asked = True
             try:
-                decided = verdict(await self._wire.reserve(name, takes))
+                is_granted = granted(takes, await self._wire.reserve(name, takes))
             except StoreUnavailable as error:
                 self._failed(str(error))
             except asyncio.CancelledError:
@@ -111,46 +111,46 @@ class SharedLimiter:
                 raise
             else:
                 self._failures = 0
-                return Reservation(name, takes, shared=True), decided
+                return Reservation(name, takes, is_granted, shared=True)
         if self._store.on_failure == "closed":
             if asked:
                 self._take_back(name, takes)
             raise GatewayOverloaded("limits cannot be checked at the moment", retry_after=RETRY_AFTER_SECONDS)
         self._here.restore(micros(), [*self._heard.of(takes)])
-        decided = self._here.reserve(micros(), HERE, name, takes)
-        if asked and not decided.granted:
+        is_granted = self._here.reserve(micros(), HERE, name, takes)
+        if asked and not is_granted:
             self._take_back(name, takes)
-        return Reservation(name, takes, asked=asked), decided
+        return Reservation(name, takes, is_granted, asked=asked)
 
-    def settle(self, reservation: Reservation, truth: Sequence[int]) -> None:
+    def settle(self, reservation: Reservation) -> None:
         name, takes = reservation.name, reservation.takes
         if reservation.shared:
-            self._send(("settle", name, packed(takes, truth)), _of_budgets(takes, truth))
+            self._send(("settle", name, packed(takes, truth=True)), _of_budgets(takes))
             return
-        self._here.settle(micros(), HERE, name, truth)
+        self._here.settle(micros(), HERE, name)
         if reservation.asked:
-            self._send(("charge", name, packed(takes, truth)), _of_budgets(takes, truth))
+            self._send(("charge", name, packed(takes, truth=True)), _of_budgets(takes))
             return
-        for take, used in zip(takes, truth, strict=True):
-            if used and take.limit.algorithm != "concurrency":
-                self._owe(take, used)
+        for take in takes:
+            if take.truth and take.limit.algorithm != "concurrency":
+                self._owe(take)
 
     def restore(self, known: Sequence[Take]) -> None:
         self._heard.hear(known)
         for start in range(0, len(known), RESTORED_AT_ONCE):
             self._send(("restore", "", packed(known[start : start + RESTORED_AT_ONCE])))
 
-    def _owe(self, take: Take, used: int) -> None:
+    def _owe(self, take: Take) -> None:
         """Notes what Redis is to be told; of more counters than can be kept nobody learns."""
         owed = self._owed.get(take.key)
         if owed is None and len(self._owed) >= MOST_OWED:
             log.error("settlement_lost")
             return
-        self._owed[take.key] = replace(take, amount=used + (owed.amount if owed else 0))
+        self._owed[take.key] = replace(take, truth=take.truth + (owed.truth if owed else 0))
 
     def _take_back(self, name: str, takes: Sequence[Take]) -> None:
         """Redis may have reserved it, and nobody will use it."""
-        self._send(("charge", name, packed(takes, [0] * len(takes))))
+        self._send(("charge", name, packed(takes, truth=True)))
 
     def _send(self, operation: Operation, used: Sequence[Take] = ()) -> None:
         """Sends, and keeps to send again what is not confirmed. Of what budgets `used` is told then."""
@@ -165,7 +165,7 @@ class SharedLimiter:
                 return
             for take, spent in zip(used, answer.result(), strict=False):  # nothing is spent twice
                 if take.limit.budget:
-                    self.watch.settled(take.limit, take.amount, spent)
+                    self.watch.settled(take, spent)
                     self._heard.hear([replace(take, amount=spent)])
 
         sent = self._wire.send(operation)
@@ -186,7 +186,7 @@ class SharedLimiter:
         owed = [self._owed.popitem()[1] for _ in range(min((most - operations) * OWED_AT_ONCE, len(self._owed)))]
         for start in range(0, len(owed), OWED_AT_ONCE):
             some = owed[start : start + OWED_AT_ONCE]
-            self._send(("charge", self._name(), packed(some)), some)
+            self._send(("charge", self._name(), packed(some, truth=True)), some)
 
     def _name(self) -> str:
         return f"{self._holder}:{next(self._names)}"
@@ -244,8 +244,6 @@ class SharedLimiter:
         return micros() - self._renewed > self._store.lease * MICROS / 3
 
 
-def _of_budgets(takes: Sequence[Take], truth: Sequence[int]) -> Sequence[Take]:
-    """What was really taken, if budgets are among it."""
-    if not any(take.limit.budget for take in takes):
-        return ()
-    return [replace(take, amount=used) for take, used in zip(takes, truth, strict=True)]
+def _of_budgets(takes: Sequence[Take]) -> Sequence[Take]:
+    """All of it, if budgets are among it."""
+    return takes if any(take.limit.budget for take in takes) else ()

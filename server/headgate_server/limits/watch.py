@@ -6,7 +6,7 @@ from collections import Counter, OrderedDict
 
 import structlog
 
-from headgate_server.limits.quota import Budget, Limit, Take, dollars
+from headgate_server.limits.quota import Budget, Take, dollars
 
 REMEMBERED = 10_000
 EXCEEDED = "exceeded"
@@ -24,8 +24,9 @@ class BudgetWatch:
         """How often a share of it was passed, or EXCEEDED."""
         self._exceeded: OrderedDict[str, None] = OrderedDict()
 
-    def settled(self, limit: Limit, used: int, spent: int) -> None:
-        """So much was `used`, and by that the counter has `spent` this. No two settlements pass the same threshold."""
+    def settled(self, take: Take, spent: int) -> None:
+        """By the truth of this the counter has `spent` so much. No two settlements pass the same threshold."""
+        used, limit = take.truth, take.limit
         budget = limit.budget
         if budget is None:
             return

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from headgate_server.limits.quota import Standing, Take, Verdict
+from headgate_server.limits.quota import Take
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
@@ -69,7 +69,7 @@ class Wire:
         self._tasks = [asyncio.create_task(work) for work in (self._write(), self._read(), self._watch())]
 
     def reserve(self, name: str, takes: Sequence[Take]) -> Answer:
-        """Sends a reservation; the answer is for `verdict`, and must come within the budget."""
+        """Sends a reservation; the answer is for `granted`, and must come within the budget."""
         return self._submit(("reserve", name, packed(takes)), urgent=True)
 
     def renew(self) -> Answer:
@@ -210,22 +210,23 @@ async def connect(url: str, prefix: str, holder: str, lease: int, budget: float)
     return Wire(connection, prefix, holder, lease, budget)
 
 
-def packed(takes: Sequence[Take], amounts: Sequence[int] | None = None) -> list[tuple[str, str, int, int, int, int]]:
-    """Takes as the script reads them, with other amounts if these are given."""
-    if amounts is None:
-        amounts = [take.amount for take in takes]
+def packed(takes: Sequence[Take], *, truth: bool = False) -> list[tuple[str, str, int, int, int, int]]:
+    """Takes as the script reads them, with what was really used or else with what is asked for."""
     rows: list[tuple[str, str, int, int, int, int]] = []
-    for take, amount in zip(takes, amounts, strict=True):
-        limit = take.limit
-        rows.append((take.key, limit.algorithm, limit.capacity, limit.scale, limit.gain, amount))
+    for take in takes:
+        counter, amount = take.counter, take.truth if truth else take.amount
+        limit = counter.limit
+        rows.append((counter.key, limit.algorithm, limit.capacity, limit.scale, limit.gain, amount))
     return rows
 
 
-def verdict(result: list[int]) -> Verdict:
-    """The script's answer to a reservation."""
-    granted, *numbers = result
-    standings = [Standing(*numbers[start : start + 3]) for start in range(0, len(numbers), 3)]
-    return Verdict(bool(granted), standings)
+def granted(takes: Sequence[Take], result: Sequence[int]) -> bool:
+    """The script's answer to a reservation of these, who then know how their counters stand."""
+    numbers = iter(result)
+    is_granted = bool(next(numbers))
+    for take in takes:
+        take.used, take.reset, take.wait = next(numbers), next(numbers), next(numbers)
+    return is_granted
 
 
 def _packed_command(*words: bytes) -> bytes:
