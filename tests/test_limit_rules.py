@@ -65,6 +65,17 @@ def test_each_combination_of_scopes_has_counters_of_its_own(per: list[str]) -> N
             assert shared == (place(*one) == place(*another))
 
 
+def test_rules_that_share_a_counter_take_from_it_once() -> None:
+    """Two bursts at one rate, or two limits of one window: what the lower allows the higher does, too."""
+    bucket = {"per": ["key"], "algorithm": "token_bucket"}
+    for higher, lower in (
+        ({**bucket, "limit": 600, "window": 60}, {**bucket, "limit": 10, "window": 1}),
+        ({"limit": 7}, {"limit": 3}),
+    ):
+        for both in ((higher, lower), (lower, higher)):
+            assert only(rules(*both).of_call(ACME, "m")).limit.capacity == lower["limit"]
+
+
 def test_the_order_of_scopes_does_not_matter() -> None:
     """A counter outlives a reload that writes its rule differently."""
     assert keys(rules({"per": ["model", "tenant"]}).of_call(ACME, "m")) == keys(

@@ -12,7 +12,17 @@ from headgate_server.config.limits import Limit as LimitConfig, LimitRule
 from headgate_server.config.values import LABEL
 from headgate_server.limits.periods import period_of
 from headgate_server.limits.quota import Limit, Scoped
-from headgate_server.limits.scopes import Whose, applies, budget_of, limit_of, own, own_limits, scoped, whose
+from headgate_server.limits.scopes import (
+    Whose,
+    applies,
+    budget_of,
+    limit_of,
+    lowest,
+    own,
+    own_limits,
+    scoped,
+    whose,
+)
 from headgate_server.principal import Principal
 from headgate_server.providers.base import Target
 
@@ -118,14 +128,11 @@ class Rules:
             found += own_limits(principal)
             counted += [(budget, own(principal)) for budget in principal.budgets]
         since, until = 0.0, inf
-        budgets: dict[str, Scoped] = {}
         for budget, counter in counted:
             period = period_of(budget.period, budget.time_zone, now)
             since, until = max(since, period.starts or 0.0), min(until, period.ends or inf)
-            one = budget_of(budget, counter, period)
-            if one.key not in budgets or one.limit.amount < budgets[one.key].limit.amount:
-                budgets[one.key] = one
-        return Found(principal.limits, principal.budgets, since, until, [*found, *budgets.values()])
+            found.append(budget_of(budget, counter, period))
+        return Found(principal.limits, principal.budgets, since, until, lowest(found))
 
 
 def _of(rule: LimitRule | BudgetRule) -> Of:

@@ -96,14 +96,23 @@ def own(principal: Principal) -> Whose:
 
 
 def own_limits(principal: Principal) -> Iterable[Scoped]:
-    """The caller's own limits; of several on the same counter, the least."""
+    """The caller's own limits."""
     who = own(principal)
-    found: dict[str, Scoped] = {}
     for one in map(limit_of, principal.limits):
-        key = f"{_counting(one)}|{who.key}"
-        if key not in found or one.capacity < found[key].limit.capacity:
-            found[key] = Scoped(key, one, who.subject, f"{_named(one)} {who.rule}")
-    return found.values()
+        yield Scoped(f"{_counting(one)}|{who.key}", one, who.subject, f"{_named(one)} {who.rule}")
+
+
+def lowest(counters: Iterable[Scoped]) -> list[Scoped]:
+    """Each counter once, though several limits may count by it: what the lowest of them allows the others do."""
+    found: dict[str, Scoped] = {}
+    for one in counters:
+        if one.key not in found or _height(one.limit) < _height(found[one.key].limit):
+            found[one.key] = one
+    return list(found.values())
+
+
+def _height(limit: Limit) -> int:
+    return limit.amount if limit.budget else limit.capacity
 
 
 def _named(limit: Limit) -> str:
