@@ -387,7 +387,10 @@ async def test_nobody_waits_for_a_redis_that_does_not_even_read(redis: RedisServ
 async def use(limiter: SharedLimiter, key: str, algorithm: Algorithm, used: int) -> None:
     """One call that takes one, and has used so much in the end."""
     counted = Scoped(key, limit("requests", algorithm, 1000, MINUTE))
-    limiter.settle(await limiter.reserve([Take(counted, 1, truth=used)]))
+    take = Take(counted, 1)
+    reservation = await limiter.reserve([take])
+    take.truth = used
+    limiter.settle(reservation)
 
 
 async def test_redis_is_told_in_small_pieces_and_only_of_what_was_used(redis: RedisServer) -> None:

@@ -318,8 +318,10 @@ def _limited(
     async def answer_within_limits(turn: Turn) -> T:
         candidate = turn.option.candidate
         requests = _requests(request, candidate.target)
-        limited = await limits.attempt(candidate.target, candidate.asked, requests, turn.attempts)
+        limited = limits.attempt(candidate.target, candidate.asked, requests, turn.attempts)
         try:
+            if waiting := limits.enter_attempt(limited):
+                await waiting
             return await answer_from(turn)
         finally:
             limited.over = True

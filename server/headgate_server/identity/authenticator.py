@@ -48,7 +48,7 @@ class KeySource(Protocol):
     def get(self, key_id: str) -> KeyRecord | None: ...
 
 
-class OfTokens(Generic[T]):
+class Remembered(Generic[T]):
     """What was found out of tokens that were good. They are known by a keyed hash alone; of very many, the oldest is
     forgotten."""
 
@@ -76,7 +76,7 @@ class VerifiedTokens:
     """Tokens that were verified, so that a signature is checked once."""
 
     def __init__(self) -> None:
-        self._found: OfTokens[tuple[Verified, Issuer, int]] = OfTokens()
+        self._found: Remembered[tuple[Verified, Issuer, int]] = Remembered()
 
     def get(self, token: str, issuers: Mapping[str, Issuer], now: float) -> Principal | None:
         """Whom the token stands for, while it holds and nothing has changed of its issuer and its keys."""
@@ -101,14 +101,14 @@ class Authenticator:
     """
 
     anonymous: bool
-    pepper: bytes
+    pepper: bytes = field(repr=False)
     keys: Sequence[KeySource]
     issuers: Mapping[str, Issuer]
     certificates: Sequence[CertificateRule]
     failures: FailedAttempts
     events: SecurityEvents
     verified: VerifiedTokens
-    hashed: OfTokens[tuple[str, bytes]] = field(default_factory=OfTokens)
+    hashed: Remembered[tuple[str, bytes]] = field(default_factory=Remembered)
     """Name and hash under this pepper of API keys that were good: to hash one takes as long as all else about it."""
 
     @property

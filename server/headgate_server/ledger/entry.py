@@ -239,6 +239,8 @@ def _labels(call: Call) -> str:
 
 def _clean(text: str, limit: int = MAX_TEXT) -> str:
     """What callers and their tokens say, as it fits into any database."""
+    if len(text) <= limit and "\0" not in text:
+        return text
     return text[:limit].replace("\0", "\ufffd")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 
 MOST_IN_A_MILLISECOND = 0xFFF
+VERSION = 0x7000
 
 
 class Ids:
@@ -24,4 +25,4 @@ class Ids:
             self._count += 1
         else:
             self._millisecond, self._count = self._millisecond + 1, 0
-        return f"{self._millisecond:012x}7{self._count:03x}{self._process}"
+        return f"{self._millisecond << 16 | VERSION | self._count:016x}{self._process}"

@@ -97,47 +97,45 @@ class CallLimits:
         self._asked: list[Reservation] = []
         """In order, what was granted and what was not."""
 
-    def enter(self) -> Awaitable[None]:
-        """Reserves for the call, when awaited.
+    def enter(self) -> Awaitable[None] | None:
+        """Reserves for the call, or says what to await for that.
 
-        Raises:
+        Raises, here or when awaited:
             RateLimited: there is no room in some limit, and nothing was taken from any.
         """
         return self._reserve(WHOLE, self._of_call, self._estimate, RateLimited)
 
-    async def attempt(self, target: Target, name: str, requests: int, sent: Sequence[Attempt]) -> Try:
-        """Reserves for what is about to be sent to this target, to which the call came by `name`, or by its own.
+    def attempt(self, target: Target, name: str, requests: int, sent: Sequence[Attempt]) -> Try:
+        """This target's turn begins, to which the call came by `name`, or by its own; whoever begins it says when it is
+        over. `sent` grows as the `requests` go out."""
+        one = Try(target, name or self._model, requests, sent)
+        self._names[target.provider, target.model] = one.name
+        self._tries.append(one)
+        return one
 
-        `sent` grows as the `requests` go out.
+    def enter_attempt(self, one: Try) -> Awaitable[None] | None:
+        """Reserves for what is about to be sent, or says what to await for that.
 
-        Raises:
+        Raises, when awaited:
             ProviderLimitReached, ProviderBudgetExceeded: there is no room for it at this provider or target, or under
                 this name.
             RateLimited, BudgetExceeded: earlier attempts have used what was reserved, and there is no room for more.
             UnpricedTarget: nobody knows what it costs, and that is refused.
         """
-        one = Try(target, name or self._model, requests, sent)
-        self._names[target.provider, target.model] = one.name
-        self._tries.append(one)
-        try:
-            await self._reserve_for(one)
-        except BaseException:
-            one.over = True
-            raise
-        return one
+        if len(self._tries) == 1 and one.name == self._model and not self._rules.of_attempts and not self._costs:
+            return None  # there are no shares, and the call has reserved what it needs
+        return self._reserve_for(one)
 
     async def _reserve_for(self, one: Try) -> None:
-        if len(self._tries) == 1 and one.name == self._model and not self._rules.of_attempts and not self._costs:
-            return  # there are no shares, and the call has reserved what it needs
         if len(self._tries) > 1:
-            await self._reserve(WHOLE, self._of_call, self._needed(WHOLE), RateLimited)
+            await _done(self._reserve(WHOLE, self._of_call, self._needed(WHOLE), RateLimited))
         shares = list(self._shares(one))
         if self._costs and self._is_refused(one.target, self._costs) and self._has_budgets(s for _, s in shares):
             name = f"{one.target.provider}/{one.target.model}"
             raise UnpricedTarget(f"the price of {name} is not known, and a budget applies")
         for share, scoped in shares:
             if scoped:
-                await self._reserve(share, scoped, self._needed(share), ProviderLimitReached)
+                await _done(self._reserve(share, scoped, self._needed(share), ProviderLimitReached))
 
     def _shares(self, one: Try) -> Iterator[tuple[Share, Sequence[Scoped]]]:
         """What limits an attempt beside what limits the whole call; no counter twice."""
@@ -249,21 +247,30 @@ class CallLimits:
             )
         return trailer
 
-    async def _reserve(
+    def _reserve(
         self, share: Share, scoped: Sequence[Scoped], amounts: Mapping[str, int], refusal: type[RateLimited]
-    ) -> None:
+    ) -> Awaitable[None] | None:
         takes = [Take(each, amount) for each in scoped if (amount := amounts.get(each.limit.unit, 0)) > 0]
         if not takes:
+            return None
+        asked = self._limiter.reserve(takes)
+        if not isinstance(asked, Reservation):
+            return self._take_later(share, asked, refusal)
+        self._take(share, asked, refusal)
+        return None
+
+    async def _take_later(self, share: Share, asked: Awaitable[Reservation], refusal: type[RateLimited]) -> None:
+        self._take(share, await asked, refusal)
+
+    def _take(self, share: Share, asked: Reservation, refusal: type[RateLimited]) -> None:
+        self._asked.append(asked)
+        if asked.granted:
+            self._held.setdefault(share, []).append(asked)
             return
-        reservation = await self._limiter.reserve(takes)
-        self._asked.append(reservation)
-        if reservation.granted:
-            self._held.setdefault(share, []).append(reservation)
-            return
-        for take in takes:
+        for take in asked.takes:
             if take.wait:
                 self._limiter.watch.refused(take)
-        raise refused(takes, refusal)
+        raise refused(asked.takes, refusal)
 
     def _reserved(self, share: Share, unit: str) -> int:
         return sum(held.amount(unit) for held in self._held.get(share, ()))
@@ -280,6 +287,11 @@ class CallLimits:
                 if asked.granted:
                     back[take.key] += take.amount - take.truth
         return [(take, max(take.used - back[key], 0)) for key, take in last.items()]
+
+
+async def _done(waiting: Awaitable[None] | None) -> None:
+    if waiting is not None:
+        await waiting
 
 
 def _is_of(share: Share, provider: str, model: str, name: str | None) -> bool:

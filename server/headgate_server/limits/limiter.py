@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from itertools import count
 from typing import Protocol
 
@@ -52,10 +52,10 @@ class Limiter(Protocol):
 
     async def close(self) -> None: ...
 
-    async def reserve(self, takes: Sequence[Take]) -> Reservation:
-        """Asks for all of it.
+    def reserve(self, takes: Sequence[Take]) -> Reservation | Awaitable[Reservation]:
+        """Asks for all of it, or says what to await for that.
 
-        Raises:
+        Raises, when awaited:
             GatewayOverloaded: nobody can decide, and policy says to let no one through then.
         """
         ...
@@ -87,7 +87,7 @@ class LocalLimiter:
     async def close(self) -> None:
         """Nothing is left."""
 
-    async def reserve(self, takes: Sequence[Take]) -> Reservation:
+    def reserve(self, takes: Sequence[Take]) -> Reservation:
         name = str(next(self._names))
         return Reservation(name, takes, self._counters.reserve(micros(), HERE, name, takes))
 

@@ -99,7 +99,7 @@ class Take(msgspec.Struct, gc=False):
 
     Once it was asked, `used` of the counter's capacity is in use, what was granted included, and `reset` is the time
     until all of it is there again. `wait` is the time until what was asked for fits: 0 if it does, NEVER if it is more
-    than the capacity. `truth` is how much was really used, set before it is settled.
+    than the capacity. `truth` is how much was really used: 0 until that is known, to be settled.
     """
 
     counter: Scoped

@@ -91,7 +91,7 @@ class SharedLimiter:
         reservation = await self._reserve(takes)
         if reservation.shared and (lost := self._heard.lost(reservation)):
             if reservation.granted:
-                self.settle(replace(reservation, takes=[replace(take) for take in takes]))
+                self._take_back(reservation.name, takes)
             self.restore(lost)
             self.forgot.set()
             return await self._reserve(takes)
@@ -149,7 +149,7 @@ class SharedLimiter:
         self._owed[take.key] = replace(take, truth=take.truth + (owed.truth if owed else 0))
 
     def _take_back(self, name: str, takes: Sequence[Take]) -> None:
-        """Redis may have reserved it, and nobody will use it."""
+        """Redis has reserved it, or may have, and nobody will use it."""
         self._send(("charge", name, packed(takes, truth=True)))
 
     def _send(self, operation: Operation, used: Sequence[Take] = ()) -> None:
