@@ -25,4 +25,4 @@ class Ids:
             self._count += 1
         else:
             self._millisecond, self._count = self._millisecond + 1, 0
-        return f"{self._millisecond << 16 | VERSION | self._count:016x}{self._process}"
+        return (self._millisecond << 16 | VERSION | self._count).to_bytes(8).hex() + self._process
