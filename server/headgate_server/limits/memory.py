@@ -48,7 +48,7 @@ class MemoryCounters:
         found, has_room = [], True
         for take in takes:
             counter = take.counter
-            meter = meters.get(counter.key) or self._new_meter(counter)
+            meter = meters.get(counter.key) or self._meter(counter)
             meter.limit = limit = counter.limit
             used = meter.used(now)
             if used + take.amount > limit.capacity:
@@ -82,12 +82,12 @@ class MemoryCounters:
         if marked := known.held.pop(name, None):
             for take, mark in marked:
                 counter = take.counter
-                meter = self._meters.get(counter.key) or self._new_meter(counter)
+                meter = self._meters.get(counter.key) or self._meter(counter)
                 meter.settle(now, mark, take.amount, take.truth)
                 spent.append(meter.spent)
         elif takes := known.returned.pop(name, None):
             for take in takes:
-                meter = self._meters.get(take.key) or self._new_meter(take.counter)
+                meter = self._meter(take.counter)
                 meter.used(now)
                 meter.charge(now, take.truth)
                 spent.append(meter.spent)
@@ -96,7 +96,7 @@ class MemoryCounters:
     def restore(self, now: int, known: Sequence[Take]) -> None:
         """At least this was spent of budgets, by what is written elsewhere; what was counted already is part of it."""
         for take in known:
-            meter = self._meters.get(take.key) or self._new_meter(take.counter)
+            meter = self._meter(take.counter)
             meter.limit = take.limit
             meter.used(now)
             meter.charge(now, max(0, take.amount - meter.spent))
@@ -106,8 +106,10 @@ class MemoryCounters:
         self._expire(now)
         self._holder(now, holder)
 
-    def _new_meter(self, counter: Scoped) -> Meter:
-        meter = self._meters[counter.key] = METERS[counter.limit.algorithm](counter.limit)
+    def _meter(self, counter: Scoped) -> Meter:
+        meter = self._meters.get(counter.key)
+        if meter is None:
+            meter = self._meters[counter.key] = METERS[counter.limit.algorithm](counter.limit)
         return meter
 
     def _holder(self, now: int, name: str) -> Holder:
@@ -126,7 +128,7 @@ class MemoryCounters:
                 for name, marked in holder.held.items():
                     holder.returned[name] = [take for take, _ in marked]
                     for take, mark in marked:
-                        meter = self._meters.get(take.key) or self._new_meter(take.counter)
+                        meter = self._meter(take.counter)
                         meter.settle(now, mark, take.amount, 0)
                 holder.held.clear()
 
