@@ -9,12 +9,13 @@ from google.rpc import status_pb2
 from headgate import v1 as pb
 
 from headgate_server.config import Limit, LimitRule
+from headgate_server.config.budgets import Budget
 from headgate_server.config.limits import LimitEstimate
 from headgate_server.errors import RateLimited, ReachedLimit
 from headgate_server.interceptors.status import MAX_DETAILS_BYTES, to_status
 from headgate_server.limits import truth
 from headgate_server.limits.estimate import TOOL_PROMPT_TOKENS, Estimator
-from headgate_server.limits.quota import Scoped
+from headgate_server.limits.quota import NANOS, Scoped
 from headgate_server.limits.rules import OF_PROVIDER, Rules
 from headgate_server.principal import ANONYMOUS, Principal
 from headgate_server.providers.base import Target
@@ -74,6 +75,15 @@ def test_rules_that_share_a_counter_take_from_it_once() -> None:
     ):
         for both in ((higher, lower), (lower, higher)):
             assert only(rules(*both).of_call(ACME, "m")).limit.capacity == lower["limit"]
+
+
+def test_a_budget_that_only_counts_does_not_hide_one_that_refuses() -> None:
+    """A caller's own two of one period are one counter, whichever is written first."""
+    counting = Budget.model_validate({"amount": 5, "period": "month", "hard": False})
+    refusing = Budget.model_validate({"amount": 10, "period": "month"})
+    for budgets in ((counting, refusing), (refusing, counting)):
+        found = rules().of_call(Principal(key_id="k1", budgets=budgets), "m")
+        assert only(found).limit.capacity == 10 * NANOS
 
 
 def test_the_order_of_scopes_does_not_matter() -> None:

@@ -103,7 +103,10 @@ def own_limits(principal: Principal) -> Iterable[Scoped]:
 
 
 def lowest(counters: Iterable[Scoped]) -> list[Scoped]:
-    """Each counter once, though several limits may count by it: what the lowest of them allows the others do."""
+    """Each counter once, though several limits may count by it: what the lowest of them allows the others do.
+
+    A budget that only counts allows everything, so one that refuses goes before it.
+    """
     found: dict[str, Scoped] = {}
     for one in counters:
         if one.key not in found or _height(one.limit) < _height(found[one.key].limit):
@@ -111,8 +114,8 @@ def lowest(counters: Iterable[Scoped]) -> list[Scoped]:
     return list(found.values())
 
 
-def _height(limit: Limit) -> int:
-    return limit.amount if limit.budget else limit.capacity
+def _height(limit: Limit) -> tuple[int, int]:
+    return limit.capacity, limit.amount
 
 
 def _named(limit: Limit) -> str:
