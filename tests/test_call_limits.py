@@ -39,13 +39,15 @@ class Reserving:
         """An attempt whose vendor says what it used."""
         sent: list[Any] = []
         one = self.limits.attempt(target, "m", 1, sent)
-        if waiting := self.limits.enter_attempt(one):
-            await waiting
-        record = pb.Attempt(provider=target.provider, model=target.model, usage=pb.Usage(total_tokens=used))
-        record.usage.input_tokens, record.usage.output_tokens = used - 1, 1
-        sent.append(SimpleNamespace(record=record, target=target, uncounted_bytes=0))
-        self.attempts.append(record)
-        one.over = True
+        try:
+            if waiting := self.limits.enter_attempt(one):
+                await waiting
+            record = pb.Attempt(provider=target.provider, model=target.model, usage=pb.Usage(total_tokens=used))
+            record.usage.input_tokens, record.usage.output_tokens = used - 1, 1
+            sent.append(SimpleNamespace(record=record, target=target, uncounted_bytes=0))
+            self.attempts.append(record)
+        finally:
+            one.over = True
 
     def left(self) -> tuple[Any, Any]:
         """Tokens that the caller is told are left, and what metrics are told."""

@@ -322,6 +322,19 @@ async def test_a_provider_whose_limit_is_too_small_is_passed_over(serve: Serve) 
     assert first.exchanges == []
 
 
+async def test_a_target_that_was_passed_over_needs_no_room(serve: Serve) -> None:
+    """What the caller may use is enough for one attempt, and only one is made."""
+    rules = limits(
+        {"unit": "total_tokens", "limit": 50, "window": MINUTE, "only": {"provider": ["a"]}},
+        {"unit": "total_tokens", "limit": estimate(small("fast")), "window": MINUTE, "per": ["key"]},
+    )
+    async with Vendor(answers_text) as first, Vendor(answers_text) as second:
+        async with serve(
+            providers={"a": at(first), "b": at(second)}, models={"fast": alias("a", "b")}, limits=rules
+        ) as headgate:
+            assert (await headgate.stub.Generate(small("fast"))).provider == "b"
+
+
 async def test_each_retry_at_a_provider_is_a_request_of_its_own(serve: Serve) -> None:
     """However often calls are tried again, a provider never gets more requests than its limit."""
 

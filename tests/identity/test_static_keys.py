@@ -21,7 +21,7 @@ async def reason(headgate: Headgate, secret: str) -> str:
 
 async def test_a_key_and_the_grace_of_a_rotation_end_though_they_were_good(serve: Serve, logged: LogLines) -> None:
     """When their time comes; the secret after the rotation stays good."""
-    ends = datetime.now(UTC) + timedelta(seconds=3)
+    ends = datetime.now(UTC) + timedelta(seconds=5)
     short, short_entry = static_key(expires_at=ends.isoformat())
     now = new_key()
     before = changed(now)

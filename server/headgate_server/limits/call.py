@@ -127,15 +127,16 @@ class CallLimits:
         return self._reserve_for(one)
 
     async def _reserve_for(self, one: Try) -> None:
-        if len(self._tries) > 1:
-            await _done(self._reserve(WHOLE, self._of_call, self._needed(WHOLE), RateLimited))
+        is_another = len(self._tries) > 1
+        if is_another and (waiting := self._reserve(WHOLE, self._of_call, self._needed(WHOLE), RateLimited)):
+            await waiting
         shares = list(self._shares(one))
         if self._costs and self._is_refused(one.target, self._costs) and self._has_budgets(s for _, s in shares):
             name = f"{one.target.provider}/{one.target.model}"
             raise UnpricedTarget(f"the price of {name} is not known, and a budget applies")
         for share, scoped in shares:
-            if scoped:
-                await _done(self._reserve(share, scoped, self._needed(share), ProviderLimitReached))
+            if scoped and (waiting := self._reserve(share, scoped, self._needed(share), ProviderLimitReached)):
+                await waiting
 
     def _shares(self, one: Try) -> Iterator[tuple[Share, Sequence[Scoped]]]:
         """What limits an attempt beside what limits the whole call; no counter twice."""
@@ -287,11 +288,6 @@ class CallLimits:
                 if asked.granted:
                     back[take.key] += take.amount - take.truth
         return [(take, max(take.used - back[key], 0)) for key, take in last.items()]
-
-
-async def _done(waiting: Awaitable[None] | None) -> None:
-    if waiting is not None:
-        await waiting
 
 
 def _is_of(share: Share, provider: str, model: str, name: str | None) -> bool:

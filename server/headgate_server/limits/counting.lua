@@ -243,7 +243,9 @@ end
 
 local function charge(takes)
   return count(takes, function(_, take, meter, state)
-    (meter.charge or meter.take)(state, take, take[6])
+    if take[6] > 0 then
+      (meter.charge or meter.take)(state, take, take[6])
+    end
   end)
 end
 

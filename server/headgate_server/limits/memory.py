@@ -89,7 +89,8 @@ class MemoryCounters:
             for take in takes:
                 meter = self._meter(take.counter)
                 meter.used(now)
-                meter.charge(now, take.truth)
+                if take.truth:
+                    meter.charge(now, take.truth)
                 spent.append(meter.spent)
         return spent
 
