@@ -289,6 +289,7 @@ class CounterMachine(RuleBasedStateMachine):
         """What was used turns out to be less, the same or more."""
         self._expire()
         if not self.held:
+            self.renew(HOLDERS[0])  # or the counters would not hear of what has just come back
             return
         name = data.draw(st.sampled_from(sorted(self.held)))
         held = self.held.pop(name)

@@ -62,10 +62,7 @@ class MemoryCounters:
         for take, meter, used in found:
             amount = take.amount
             marked.append((take, meter.take(now, amount)))
-            take.used = used + amount
-            take.reset = meter.reset(now)
-            if take.wait:  # it was refused before
-                take.wait = 0
+            take.used, take.reset, take.wait = used + amount, meter.reset(now), 0
         self._holder(now, holder).held[name] = marked
         return True
 
@@ -96,6 +93,7 @@ class MemoryCounters:
 
     def restore(self, now: int, known: Sequence[Take]) -> None:
         """At least this was spent of budgets, by what is written elsewhere; what was counted already is part of it."""
+        self._expire(now)
         for take in known:
             meter = self._meter(take.counter)
             meter.limit = take.limit
