@@ -11,17 +11,15 @@ _DIGITS = [f"{number:03}" for number in range(1000)]
 
 def rfc3339(seconds: float) -> str:
     """Seconds since the epoch as 2026-11-27T13:39:02.737178Z."""
-    second, micros = divmod(round(seconds * 1e6), 1_000_000)
-    return f"{_second(second, 'T')}.{_DIGITS[micros // 1000]}{_DIGITS[micros % 1000]}Z"
+    return f"{sqlite_text(seconds).replace(' ', 'T')}Z"
 
 
 def sqlite_text(seconds: float) -> str:
     """The same as 2026-11-27 13:39:02.737178, which is how SQLAlchemy keeps a moment in SQLite."""
     second, micros = divmod(round(seconds * 1e6), 1_000_000)
-    return f"{_second(second, ' ')}.{_DIGITS[micros // 1000]}{_DIGITS[micros % 1000]}"
+    return f"{_second(second)}.{_DIGITS[micros // 1000]}{_DIGITS[micros % 1000]}"
 
 
 @lru_cache(maxsize=16)
-def _second(seconds: int, separator: str) -> str:
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return f"{moment:%Y-%m-%d}{separator}{moment:%H:%M:%S}"
+def _second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}"

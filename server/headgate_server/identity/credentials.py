@@ -27,7 +27,7 @@ def presented_token(metadata: Metadata, repeated: Set[str] = NONE) -> str | None
     if authorization is None:
         return _token(api_key) if api_key is not None else None
     scheme, _, rest = str(authorization).partition(" ")
-    if scheme != "Bearer" and scheme.lower() != "bearer":
+    if scheme.lower() != "bearer":
         raise Refused("unknown_scheme")
     token = _token(rest.strip())
     if api_key is not None and api_key != token:

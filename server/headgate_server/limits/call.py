@@ -198,7 +198,7 @@ class CallLimits:
         most_estimates = len(self._tries) or 1
         used = truth.of_attempts(attempts, self._estimate, most_estimates)
         for attempt in self._sent(share):
-            if attempt.uncounted_bytes and (uncounted := uncounted_tokens(attempt)):
+            if uncounted := uncounted_tokens(attempt):
                 used["output_tokens"] += uncounted
                 used["total_tokens"] += uncounted
         if self._costs:

@@ -146,12 +146,15 @@ class SlidingWindow:
         for slot, sum_of_slot in self._slots:
             excess -= sum_of_slot
             if excess <= 0:
-                return (slot + self.limit.scale + 1) * self.limit.gain - now
+                return self._gone(slot) - now
         return 0
 
     def reset(self, now: int) -> int:
-        slots, limit = self._slots, self.limit
-        return (slots[-1][0] + limit.scale + 1) * limit.gain - now if slots else 0
+        return self._gone(self._slots[-1][0]) - now if self._slots else 0
+
+    def _gone(self, slot: int) -> int:
+        """When a slot is counted no more."""
+        return (slot + self.limit.scale + 1) * self.limit.gain
 
 
 class Concurrency:
